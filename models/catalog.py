@@ -1,0 +1,151 @@
+"""Which models there are: bundled with the installation, by name from a hub, or from the operator's manifest."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.backbones import BUNDLED, Backbone, ModelError, bundled_backbone, hub_backbone
+from models.detectors import PREFIX, FcosDetector
+from models.heads import BUNDLED as BUNDLED_HEADS
+from models.label_spaces import LABEL_SPACES, LabelSpace, label_space, read_label_space
+
+DEFAULT_BACKBONES = tuple(BUNDLED)
+DEFAULT_DETECTORS = ("fcos_tf_efficientnet_lite0.figureground",)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Preprocessing(_Table):
+    input_size: int | list[int] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+
+
+class _BackboneTable(_Table):
+    architecture: str
+    checkpoint: str
+    label_space: str
+    sha256: str | None = None
+    model_args: dict[str, Any] = {}
+    preprocessing: _Preprocessing = _Preprocessing()
+
+
+class _DetectorTable(_Table):
+    architecture: str
+    checkpoint: str
+    sha256: str | None = None
+
+
+class _Manifest(_Table):
+    backbones: dict[str, _BackboneTable] = {}
+    detectors: dict[str, _DetectorTable] = {}
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All models that an operator can choose from, by name."""
+
+    backbones: Mapping[str, Backbone] = field(default_factory=dict)
+    detectors: Mapping[str, FcosDetector] = field(default_factory=dict)
+
+    def backbone(self, name: str) -> Backbone:
+        """From the manifest, else bundled, else from timm's hub. Raises `ModelError`."""
+        if name in self.backbones:
+            return self.backbones[name]
+        return bundled_backbone(name) if name in BUNDLED else hub_backbone(name)
+
+    def detector(self, name: str) -> FcosDetector:
+        """From the manifest, else bundled. Raises `ModelError`."""
+        known = {**self._bundled_detectors(), **self.detectors}
+        if name not in known:
+            raise ModelError(f"unknown detector {name!r}; known are {', '.join(sorted(known))}")
+        return known[name]
+
+    def names(self, kind: Literal["backbones", "detectors"]) -> list[str]:
+        """What can be served without a network, the default first."""
+        if kind == "backbones":
+            return [*DEFAULT_BACKBONES, *self.backbones]
+        return [*self._bundled_detectors(), *self.detectors]
+
+    def _bundled_detectors(self) -> dict[str, FcosDetector]:
+        found = {}
+        for name in BUNDLED:
+            detector = f"{PREFIX}{name.split('.')[0]}.figureground"
+            head = BUNDLED_HEADS / f"{detector}.safetensors"
+            if head.exists():
+                found[detector] = FcosDetector(detector, bundled_backbone(name), head, "bundled")
+        return found
+
+
+def read_manifest(path: Path) -> Catalog:
+    """A catalog with the operator's own models. Raises `ModelError`, one line, for anything wrong in it."""
+    try:
+        manifest = _Manifest.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except OSError:
+        raise ModelError(f"no manifest {str(path)!r}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path.name} is no TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{path.name}: {where}: {first['msg']}") from error
+    folder = path.parent
+    backbones = {name: _backbone(name, table, folder) for name, table in manifest.backbones.items()}
+    catalog = Catalog(backbones)
+    detectors = {name: _detector(name, table, folder, catalog) for name, table in manifest.detectors.items()}
+    return Catalog(backbones, detectors)
+
+
+def _backbone(name: str, table: _BackboneTable, folder: Path) -> Backbone:
+    import timm
+
+    if not timm.is_model(table.architecture.split(".")[0]):
+        raise ModelError(f"backbone {name!r}: timm has no architecture {table.architecture!r}")
+    return Backbone(
+        name=name,
+        architecture=table.architecture,
+        source="manifest",
+        label_space=_space(name, table.label_space, folder),
+        checkpoint=_file(name, table.checkpoint, folder),
+        expected_sha256=table.sha256,
+        model_args=table.model_args,
+        preprocessing_overrides=table.preprocessing.model_dump(exclude_none=True),
+    )
+
+
+def _detector(name: str, table: _DetectorTable, folder: Path, catalog: Catalog) -> FcosDetector:
+    if not table.architecture.startswith(PREFIX):
+        raise ModelError(f"detector {name!r}: architecture must be {PREFIX}BACKBONE, a backbone's name")
+    return FcosDetector(
+        name=name,
+        backbone=catalog.backbone(table.architecture.removeprefix(PREFIX)),
+        head=_file(name, table.checkpoint, folder),
+        source="manifest",
+        expected_sha256=table.sha256,
+    )
+
+
+def _file(name: str, path: str, folder: Path) -> Path:
+    found = folder / path
+    if not found.is_file():
+        raise ModelError(f"{name!r}: no file {str(found)!r}")
+    return found
+
+
+def _space(name: str, named: str, folder: Path) -> LabelSpace:
+    if named in LABEL_SPACES:
+        return label_space(named)
+    try:
+        return read_label_space(folder / named, Path(named).stem)
+    except OSError:
+        raise ModelError(f"{name!r}: label_space {named!r} is none of {', '.join(LABEL_SPACES)} and no file") from None
+    except ValueError as error:
+        raise ModelError(f"{name!r}: {error}") from error

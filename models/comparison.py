@@ -1,0 +1,110 @@
+"""What comes out: the predictions of all arms for one photo, from the same pixels and the same label space."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.boxes import BoxPolicy
+from models.label_spaces import LabelSpace
+
+Arm: TypeAlias = Literal["detector", "background", "center", "squashed"]
+ARMS: tuple[Arm, ...] = ("detector", "background", "center", "squashed")
+NoCropReason: TypeAlias = Literal["no_detection", "covers_image"]
+Corners: TypeAlias = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one request asks for. None is the default of what is served: see `models.pipeline`."""
+
+    backbone: str | None = None
+    detector: str | None = None
+    box_policy: BoxPolicy = "rescored"
+    margin: float | None = None
+    min_score: float | None = None
+    max_boxes: int = 1
+    top_k: int = 5
+    label_space: str | None = None
+    arms: tuple[Arm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """One answer: `index` counts in the answer's label space, `probability` is over it."""
+
+    index: int
+    wnid: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Probabilities (C,) float32 over the label space."""
+
+    probabilities: NDArray[np.float32]
+
+    @property
+    def first(self) -> int:
+        return int(self.probabilities.argmax())
+
+    @property
+    def confidence(self) -> float:
+        return float(self.probabilities.max())
+
+    def top(self, count: int, space: LabelSpace) -> list[Class]:
+        """The `count` likeliest classes, likeliest first; ties in the order of the label space."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [
+            Class(int(index), space.wnids[index], space.labels[index], float(self.probabilities[index]))
+            for index in order
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A detected box: xyxy in pixels of the upright photo, half open; its share of the photo's area."""
+
+    xyxy: Corners
+    score: float
+    area_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The answer for one photo. `boxes` are all that passed, the best first under the policy.
+
+    `stages` are seconds spent in detect, crop and classify, of the whole batch that the photo was in.
+    """
+
+    size: tuple[int, int]
+    format: str
+    backbone: str
+    detector: str
+    label_space: LabelSpace
+    boxes: tuple[Box, ...]
+    crop: Corners | None
+    no_crop_reason: NoCropReason | None
+    plain: Prediction
+    cropped: Prediction | None
+    combined: Prediction
+    arms: Mapping[Arm, Prediction | None]
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def box(self) -> Box | None:
+        return self.boxes[0] if self.boxes else None
+
+    @property
+    def agreement(self) -> bool | None:
+        """Whether plain and cropped have the same first label; None without a crop."""
+        return None if self.cropped is None else self.plain.first == self.cropped.first
+
+    @property
+    def outcome(self) -> Literal["agree", "disagree", "no_detection", "covers_image"]:
+        if self.no_crop_reason is not None:
+            return self.no_crop_reason
+        return "agree" if self.agreement else "disagree"

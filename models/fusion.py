@@ -1,0 +1,48 @@
+"""The fused answer: which of the views of one photo is to be believed.
+
+A view counts by the odds of its top probability; the whole photo counts less as the object shrinks in it; a crop
+counts less as its box's score falls behind the first box's. With L the logit, c a view's top probability, a the
+first box's share of the photo's area and s a box's score:
+
+    z_plain = L(c_plain) + 2 ln(a)
+    z_k     = L(c_k) + 2 clip(L(s_k) - L(s_1), -6, 0)
+    combined = sum of softmax(z) times the views' probabilities
+
+The crop with the largest z is the rescored one. This is the project's own rule; its weights were chosen on photos
+that are never reported (`evaluation/fusion.py` repeats the check).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FusionRule:
+    area_weight: float = 2.0
+    score_weight: float = 2.0
+    score_floor: float = -6.0
+
+    def plain_weight(self, probabilities: Floats, area_fraction: float) -> float:
+        """The log-weight of the whole photo, whose first box covers `area_fraction` of it."""
+        return _logit(float(probabilities.max())) + self.area_weight * float(np.log(max(area_fraction, 1e-6)))
+
+    def crop_weight(self, probabilities: Floats, score: float, first_score: float) -> float:
+        """The log-weight of a crop whose box has `score`, the first box `first_score`, both in 0..1."""
+        behind = np.clip(_logit(score) - _logit(first_score), self.score_floor, 0.0)
+        return _logit(float(probabilities.max())) + self.score_weight * float(behind)
+
+
+def fuse(views: list[Floats], log_weights: list[float]) -> Floats:
+    """Probabilities (C,) of the views, mixed by the softmax of their weights, -> (C,)."""
+    weights = np.exp(np.asarray(log_weights) - max(log_weights))
+    return np.asarray((weights / weights.sum()) @ np.stack(views), dtype=np.float32)
+
+
+def _logit(probability: float) -> float:
+    # float32 probabilities reach 1; without bounds one view could weigh infinitely much.
+    bounded = min(max(probability, 1e-6), 1 - 1e-6)
+    return float(np.log(bounded / (1 - bounded)))

@@ -1,0 +1,112 @@
+"""A trained head on disk: one safetensors file, fp16, with everything it needs to be used in its metadata."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.fcos import FcosHead
+
+BUNDLED = Path(__file__).parent / "heads"
+
+
+class HeadError(ValueError):
+    """A head's file cannot be used; the message is one line for the operator."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """All numbers that shape a head.
+
+    `view_size` is the side in pixels of the square that a photo is squashed to, `canvas_size` the side that this
+    square is enlarged to before the backbone sees it: heads trained on 64 px photos must see photos of that
+    sharpness when they are used. `channels` are the feature channels at strides 8, 16 and 32.
+    """
+
+    channels: tuple[int, int, int]
+    view_size: int = 64
+    canvas_size: int = 128
+    width: int = 96
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        if self.canvas_size % 32:
+            raise ValueError(f"canvas_size must be a multiple of 32, got {self.canvas_size}")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Numbers tuned with a head on photos that are never reported.
+
+    `min_score`: boxes below are no detection. `margin`: share of the box's longer side added on every side.
+    `covers_image`: a crop with at least this share of the photo's area is no crop. `certain`: where the first
+    crop's top probability is above this, further boxes are not looked at.
+    """
+
+    min_score: float = 0.05
+    margin: float = 0.0
+    covers_image: float = 0.95
+    certain: float = 0.5
+
+
+@dataclass(frozen=True)
+class HeadFile:
+    """What the metadata says: the backbone that the head was trained on, its shape, tuning and provenance."""
+
+    backbone: str
+    backbone_sha256: str
+    config: HeadConfig
+    tuning: Tuning = field(default_factory=Tuning)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_head(path: Path, head: "FcosHead", description: HeadFile) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {
+        key: tensor.detach().cpu().to(torch.float16).contiguous()
+        for key, tensor in head.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"figureground": json.dumps(asdict(description))})
+
+
+def describe_head(path: Path) -> HeadFile:
+    """The metadata alone, without torch. Raises `HeadError`."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            raw = json.loads((file.metadata() or {})["figureground"])
+        config = dict(raw["config"])
+        config["channels"] = tuple(config["channels"])
+        return HeadFile(
+            backbone=raw["backbone"],
+            backbone_sha256=raw["backbone_sha256"],
+            config=HeadConfig(**config),
+            tuning=Tuning(**raw["tuning"]),
+            training=raw["training"],
+        )
+    except FileNotFoundError:
+        raise HeadError(f"no head file {str(path)!r}") from None
+    except Exception as error:
+        raise HeadError(f"{path.name} is no head that `figureground train` wrote: {error}") from error
+
+
+def load_head(path: Path) -> "FcosHead":
+    """The head's module with its weights, in evaluation mode. Raises `HeadError`."""
+    from safetensors.torch import load_file
+
+    from models.fcos import FcosHead
+
+    head = FcosHead(describe_head(path).config)
+    state = {key: tensor.float() for key, tensor in load_file(path).items()}
+    missing, unexpected = head.load_state_dict(state, strict=False)
+    wrong = [key for key in missing if not key.endswith("num_batches_tracked")] + list(unexpected)
+    if wrong:
+        raise HeadError(f"{path.name} does not fit its own description: {wrong[0]}")
+    return head.eval()

@@ -1,0 +1,255 @@
+"""From photos to comparisons: the one path that the service, the command line and the evaluation use.
+
+A batch goes through in four steps: detect; make the views; classify the plain photos and the first crops (and
+what else was asked for) in one batch a backbone; classify the further crops of the photos that left a doubt.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import views
+from models.boxes import area, crop_box, order_by_policy
+from models.comparison import Arm, Box, Comparison, Corners, NoCropReason, Options, Prediction
+from models.detectors import Detection, LoadedDetector
+from models.fusion import FusionRule, fuse
+from models.heads import Tuning
+from models.label_spaces import LabelSpace
+from models.photo import Photo
+from models.served import Classifier, Served
+
+Floats: TypeAlias = NDArray[np.float32]
+Crop: TypeAlias = tuple[Literal["crop"], int]
+View: TypeAlias = Literal["plain", "detector", "background", "center", "squashed"] | Crop
+Stage: TypeAlias = Literal["detect", "crop", "classify"]
+
+# How many boxes the policy `rescored` lets the classifier choose among.
+_CANDIDATES = 3
+
+
+@dataclass
+class _Work:
+    """One photo on its way: what was found so far."""
+
+    photo: Photo
+    options: Options
+    classifier: Classifier
+    detector: LoadedDetector
+    space: LabelSpace
+    boxes: Floats = field(default_factory=lambda: np.empty((0, 4), np.float32))
+    scores: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    crops: list[Floats] = field(default_factory=list)
+    probabilities: dict[View, Floats] = field(default_factory=dict)
+
+    @property
+    def tuning(self) -> Tuning:
+        return self.detector.model.file.tuning
+
+
+class Stopwatch:
+    """Seconds by stage; stages may be entered more than once."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {"detect": 0.0, "crop": 0.0, "classify": 0.0}
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+class Pipeline:
+    """Safe from several threads at once; each call is one batch."""
+
+    def __init__(self, served: Served, rule: FusionRule | None = None) -> None:
+        self.served = served
+        self.rule = rule or FusionRule()
+
+    def compare(self, photo: Photo, options: Options) -> Comparison:
+        """One photo. Raises `UnservedChoice` for a model or label space that is not served."""
+        return self.compare_all([photo], [options])[0]
+
+    def compare_all(self, photos: Sequence[Photo], options: Sequence[Options]) -> list[Comparison]:
+        """Photos with options of their own, answered in order. Raises `UnservedChoice`."""
+        works = [self._work(photo, chosen) for photo, chosen in zip(photos, options, strict=True)]
+        watch = Stopwatch()
+        with watch.stage("detect"):
+            _detect(works)
+        for work in works:
+            _place_crops(work)
+        _classify(works, {id(work): _first_views(work) for work in works}, watch)
+        _classify(works, {id(work): _further_views(work) for work in works}, watch)
+        return [self._conclude(work, watch) for work in works]
+
+    def check(self, options: Options) -> None:
+        """Raises `UnservedChoice` where `compare` would, without a photo."""
+        self.served.detector(options.detector)
+        self.served.classifier(options.backbone).space(options.label_space)
+
+    def _work(self, photo: Photo, options: Options) -> _Work:
+        classifier = self.served.classifier(options.backbone)
+        detector = self.served.detector(options.detector)
+        return _Work(photo, options, classifier, detector, classifier.space(options.label_space))
+
+    def _conclude(self, work: _Work, watch: Stopwatch) -> Comparison:
+        order, combined = self._judged(work)
+        work.boxes, work.scores = work.boxes[order], work.scores[order]
+        boxes = tuple(_box(box, score, work.photo) for box, score in zip(work.boxes, work.scores, strict=True))
+        plain = Prediction(work.probabilities["plain"])
+        crop, reason = _chosen_crop(work, order)
+        cropped = Prediction(work.probabilities["crop", int(order[0])]) if reason is None else None
+        return Comparison(
+            size=(work.photo.width, work.photo.height),
+            format=work.photo.format,
+            backbone=work.classifier.model.name,
+            detector=work.detector.model.name,
+            label_space=work.space,
+            boxes=boxes,
+            crop=crop,
+            no_crop_reason=reason,
+            plain=plain,
+            cropped=cropped,
+            combined=plain if cropped is None else Prediction(combined),
+            arms={arm: _arm(work, arm) for arm in work.options.arms},
+            stages=dict(watch.seconds),
+        )
+
+    def _judged(self, work: _Work) -> tuple[NDArray[np.int64], Floats]:
+        """The boxes' final order, and the fused probabilities."""
+        plain = work.probabilities["plain"]
+        seen = [index for index in range(len(work.crops)) if ("crop", index) in work.probabilities]
+        if not seen:
+            return np.arange(len(work.boxes)), plain
+        share = float(area(work.boxes[0])) / (work.photo.width * work.photo.height)
+        weights = [
+            self.rule.crop_weight(work.probabilities["crop", index], float(work.scores[index]), float(work.scores[0]))
+            for index in seen
+        ]
+        fused = fuse(
+            [plain, *(work.probabilities["crop", index] for index in seen)],
+            [self.rule.plain_weight(plain, share), *weights],
+        )
+        best_first = sorted(seen, key=lambda index: -weights[seen.index(index)])
+        rest = [index for index in range(len(work.boxes)) if index not in seen]
+        return np.array([*best_first, *rest]), fused
+
+
+def _detect(works: Sequence[_Work]) -> None:
+    """One detector batch a detector; boxes in the order of each request's policy."""
+    for group in _groups(works, lambda work: id(work.detector)):
+        found = group[0].detector.detect([work.photo for work in group])
+        for work, detection in zip(group, found, strict=True):
+            _keep_boxes(work, detection)
+
+
+def _keep_boxes(work: _Work, detection: Detection) -> None:
+    wanted = work.options.min_score
+    passed = detection.above(work.tuning.min_score if wanted is None else wanted)
+    order = order_by_policy(work.options.box_policy, passed.boxes, passed.scores, work.photo.width, work.photo.height)
+    work.boxes, work.scores = passed.boxes[order], passed.scores[order]
+
+
+def _place_crops(work: _Work) -> None:
+    margin = work.tuning.margin if work.options.margin is None else work.options.margin
+    candidates = _CANDIDATES if work.options.box_policy == "rescored" else 1
+    width, height = work.photo.width, work.photo.height
+    work.crops = [crop_box(box, margin, width, height) for box in work.boxes[:candidates]]
+
+
+def _first_views(work: _Work) -> list[View]:
+    wanted: list[View] = ["plain"]
+    if work.crops:
+        wanted.append(("crop", 0))
+    wanted += [arm for arm in work.options.arms if work.crops or arm == "squashed"]
+    return wanted
+
+
+def _further_views(work: _Work) -> list[View]:
+    """The other candidates' crops, where the first crop's answer is not certain."""
+    if not work.crops or float(work.probabilities["crop", 0].max()) > work.tuning.certain:
+        return []
+    return [("crop", index) for index in range(1, len(work.crops))]
+
+
+def _classify(works: Sequence[_Work], wanted: dict[int, list[View]], watch: Stopwatch) -> None:
+    """All wanted views of all works, one classifier batch a backbone; the detector's own class apart."""
+    for group in _groups(works, lambda work: id(work.classifier)):
+        jobs = [(work, view) for work in group for view in wanted[id(work)] if view != "detector"]
+        if not jobs:
+            continue
+        with watch.stage("crop"):
+            pixels = np.stack([_pixels(work, view) for work, view in jobs])
+        with watch.stage("classify"):
+            logits = group[0].classifier.logits(pixels)
+        for (work, view), row in zip(jobs, logits, strict=True):
+            work.probabilities[view] = _softmax(row, work.space, work.classifier.model.label_space)
+    for work in works:
+        if "detector" in wanted[id(work)]:
+            with watch.stage("classify"):
+                _ask_detector(work)
+
+
+def _pixels(work: _Work, view: View) -> views.Pixels:
+    preprocessing = work.classifier.model.preprocessing
+    if isinstance(view, tuple):
+        return views.cropped(work.photo, work.crops[view[1]], preprocessing)
+    if view == "center":
+        return views.cropped(work.photo, views.center_crop(work.photo, work.boxes[0]), preprocessing)
+    if view == "background":
+        return views.background(work.photo, work.boxes[0], preprocessing)
+    if view == "squashed":
+        return views.squashed(work.photo, preprocessing)
+    return views.plain(work.photo, preprocessing)
+
+
+def _ask_detector(work: _Work) -> None:
+    own = work.detector.model.backbone.label_space
+    if work.space.is_subset_of(own):
+        logits = work.detector.region_logits([work.photo], [work.boxes[0]])[0]
+        work.probabilities["detector"] = _softmax(logits, work.space, own)
+
+
+def _softmax(logits: Floats, space: LabelSpace, own: LabelSpace) -> Floats:
+    """Probabilities over `space` from logits over `own`: the logits of its classes alone."""
+    if space != own:
+        logits = logits[space.indices_in(own)]
+    shifted = np.exp(logits - logits.max())
+    return np.asarray(shifted / shifted.sum(), np.float32)
+
+
+def _chosen_crop(work: _Work, order: NDArray[np.int64]) -> tuple[Corners | None, NoCropReason | None]:
+    if not work.crops:
+        return None, "no_detection"
+    crop = work.crops[int(order[0])]
+    if float(area(crop)) >= work.tuning.covers_image * work.photo.width * work.photo.height:
+        return None, "covers_image"
+    return _corners(crop), None
+
+
+def _arm(work: _Work, arm: Arm) -> Prediction | None:
+    found = work.probabilities.get(arm)
+    return None if found is None else Prediction(found)
+
+
+def _box(box: Floats, score: np.float32, photo: Photo) -> Box:
+    return Box(_corners(box), float(score), float(area(box)) / (photo.width * photo.height))
+
+
+def _corners(box: Floats) -> Corners:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return x1, y1, x2, y2
+
+
+def _groups(works: Sequence[_Work], key) -> Iterable[list[_Work]]:  # type: ignore[no-untyped-def]
+    groups: dict[int, list[_Work]] = {}
+    for work in works:
+        groups.setdefault(key(work), []).append(work)
+    return groups.values()

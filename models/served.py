@@ -1,0 +1,125 @@
+"""The models that are loaded and can be asked for."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backbones import Backbone
+from models.catalog import Catalog
+from models.detectors import LoadedDetector
+from models.engines import Engine, EngineChoice, Graph, make_engine, resolve_device
+from models.label_spaces import LABEL_SPACES, LabelSpace, label_space
+from models.views import Pixels
+
+Floats = NDArray[np.float32]
+
+
+class UnservedChoice(ValueError):
+    """A request names a model or a label space that is not served; the message lists what is."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A backbone with its engine; safe from several threads."""
+
+    model: Backbone
+    engine: Engine
+
+    def logits(self, pixels: Pixels) -> Floats:
+        """uint8 (N, S, S, 3) -> float32 (N, classes)."""
+        (logits,) = self.engine.run(pixels)
+        return np.asarray(logits)
+
+    @cached_property
+    def spaces(self) -> Mapping[str, LabelSpace]:
+        """The label spaces that this backbone can answer in: its own first, then the subsets of it."""
+        own = self.model.label_space
+        known = [label_space(name) for name in LABEL_SPACES if name != own.name]
+        return {space.name: space for space in [own, *(space for space in known if space.is_subset_of(own))]}
+
+    def space(self, name: str | None) -> LabelSpace:
+        """Its own for None. Raises `UnservedChoice`."""
+        chosen = name or self.model.label_space.name
+        if chosen not in self.spaces:
+            raise UnservedChoice(
+                f"label_space {chosen!r} is not served by backbone {self.model.name!r}; "
+                f"served are: {', '.join(self.spaces)}"
+            )
+        return self.spaces[chosen]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The loaded models by name, the default first. `load_seconds` has an entry a model."""
+
+    backbones: Mapping[str, Classifier]
+    detectors: Mapping[str, LoadedDetector]
+    load_seconds: Mapping[str, float]
+
+    def classifier(self, name: str | None) -> Classifier:
+        """The default for None. Raises `UnservedChoice`."""
+        return self.backbones[_chosen(name, self.backbones, "backbone")]
+
+    def detector(self, name: str | None) -> LoadedDetector:
+        """The default for None. Raises `UnservedChoice`."""
+        return self.detectors[_chosen(name, self.detectors, "detector")]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How models are loaded: `device` "auto", "cpu", "cuda", "cuda:1"...; `cache` is the folder for exports."""
+
+    cache: Path
+    device: str = "auto"
+    engine: EngineChoice = "auto"
+    threads: int = 1
+
+
+def load(
+    catalog: Catalog,
+    backbones: Sequence[str],
+    detectors: Sequence[str],
+    loading: Loading,
+    on_progress: Callable[[str], None] | None = None,
+) -> Served:
+    """Load the named models in order and let each answer once. Raises `ModelError` and `EngineError`."""
+    device = resolve_device(loading.device)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        if on_progress is not None:
+            on_progress(name)
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+
+    def engine_for(graph: Graph) -> Engine:
+        engine = make_engine(graph, loading.engine, device, loading.cache, loading.threads)
+        engine.run(*graph.examples())
+        return engine
+
+    classifiers, finders = {}, {}
+    for name in dict.fromkeys(detectors):
+        with timed(name):
+            detector = catalog.detector(name)
+            engines = engine_for(detector.graph()), engine_for(detector.region_graph())
+            finders[name] = LoadedDetector(detector, *engines)
+    for name in dict.fromkeys(backbones):
+        with timed(name):
+            backbone = catalog.backbone(name)
+            classifiers[name] = Classifier(backbone, engine_for(backbone.graph()))
+    return Served(classifiers, finders, seconds)
+
+
+def _chosen(name: str | None, served: Mapping[str, object], kind: str) -> str:
+    chosen = next(iter(served)) if name is None else name
+    if chosen not in served:
+        raise UnservedChoice(f"{kind} {chosen!r} is not served; served are: {', '.join(served)}")
+    return chosen
