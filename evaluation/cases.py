@@ -1,0 +1,87 @@
+"""Labelled photos to measure on: as they are, or pasted into clutter."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.clutter import Background, Edge, paste
+from models.label_spaces import LabelSpace, imagenet_1k
+from models.photo import Photo, read_photo
+
+_MAX_PIXELS = 200_000_000
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a photo is shown: `scale` 1 is the photo itself, below it is pasted onto a canvas."""
+
+    scale: float = 1.0
+    background: Background = "tiles"
+    edge: Edge = "hard"
+
+    @property
+    def name(self) -> str:
+        return "as it is" if self.scale == 1 else f"{self.background} {self.scale:g} {self.edge}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One photo under one condition; `rectangle` is where it was pasted, xyxy pixels, None where it was not."""
+
+    path: Path
+    label: int
+    photo: Photo
+    rectangle: tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """A folder of photos with a `labels.csv` that has the columns `file` and `wnid`."""
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def cases(self, condition: Condition, seed: int = 0, canvases: int = 1) -> Iterator[Case]:
+        """Every photo, `canvases` times; the same seed gives the same canvases."""
+        for repeat in range(canvases if condition.scale < 1 else 1):
+            for index, path in enumerate(self.files):
+                random = np.random.default_rng((seed, repeat, index))
+                yield self._case(index, path, condition, random)
+
+    def _case(self, index: int, path: Path, condition: Condition, random: np.random.Generator) -> Case:
+        photo = read_photo(path.read_bytes(), _MAX_PIXELS)
+        if condition.scale == 1:
+            return Case(path, self.labels[index], photo, None)
+        other = (index + int(random.integers(1, len(self)))) % len(self)
+        canvas = paste(
+            photo.image,
+            read_photo(self.files[other].read_bytes(), _MAX_PIXELS).image,
+            condition.scale,
+            random,
+            condition.background,
+            condition.edge,
+        )
+        return Case(path, self.labels[index], Photo(canvas.image, photo.format), canvas.rectangle)
+
+
+def read_folder(folder: Path, space: LabelSpace | None = None) -> LabelledFolder:
+    """Raises ValueError where `labels.csv` is missing or names an unknown class."""
+    chosen = space or imagenet_1k()
+    table = folder / "labels.csv"
+    if not table.exists():
+        raise ValueError(f"{folder} has no labels.csv with the columns file and wnid")
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [(row["file"], row["wnid"]) for row in csv.DictReader(file)]
+    labels = [chosen.find(wnid) for _, wnid in rows]
+    unknown = [wnid for (_, wnid), label in zip(rows, labels, strict=True) if label is None]
+    if unknown:
+        raise ValueError(f"{table}: {unknown[0]!r} is no class of {chosen.name}")
+    return LabelledFolder(
+        tuple(folder / name for name, _ in rows), tuple(label for label in labels if label is not None)
+    )

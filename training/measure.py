@@ -1,0 +1,71 @@
+"""How good boxes are: against one hand-drawn box a photo."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.boxes import iou, merge_overlapping
+from training.photos import BoxedPhotos
+
+Pixels = NDArray[np.uint8]
+# uint8 (N, S, S, 3) -> scores (N, P) and unit xyxy boxes (N, P, 4)
+Detect = Callable[[Pixels], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """CorLoc is the share of photos whose first box has an IoU of at least 0.5 with the hand-drawn one."""
+
+    photos: int
+    corloc: float
+    corloc_of_three: float
+    mean_iou: float
+    corloc_by_area: dict[str, float]
+
+
+def localise(detect: Detect, photos: BoxedPhotos, indices: NDArray[np.int64], view_size: int) -> Localisation:
+    """Measure a detector on the photos with these indices; each must have a box."""
+    first, best_of_three, areas = [], [], []
+    for batch in _batches(indices):
+        images = [photos.image(int(index)) for index in batch]
+        scores, boxes = detect(np.stack([squashed(image, view_size) for image in images]))
+        for row, index in enumerate(batch):
+            width, height = images[row].size
+            truth = photos.boxes[index] / np.array([width, height, width, height], np.float32)
+            kept, _ = merge_overlapping(boxes[row], scores[row], limit=3)
+            overlaps = iou(kept, truth[None])[:, 0]
+            first.append(overlaps[0])
+            best_of_three.append(overlaps.max())
+            areas.append((truth[2] - truth[0]) * (truth[3] - truth[1]))
+    found, of_three = np.array(first), np.array(best_of_three)
+    return Localisation(
+        photos=len(found),
+        corloc=float((found >= 0.5).mean()),
+        corloc_of_three=float((of_three >= 0.5).mean()),
+        mean_iou=float(found.mean()),
+        corloc_by_area=_by_area(found, np.array(areas)),
+    )
+
+
+def squashed(image: Image.Image, size: int) -> Pixels:
+    """As the detector sees a photo: the whole of it, its aspect ratio not kept."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _batches(indices: NDArray[np.int64], size: int = 64) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def _by_area(overlaps: NDArray[np.floating], areas: NDArray[np.floating]) -> dict[str, float]:
+    edges = (0.0, 0.1, 0.25, 0.5, 0.75, 1.001)
+    rows = {}
+    for low, high in pairwise(edges):
+        here = (areas >= low) & (areas < high)
+        if here.any():
+            rows[f"{low:g}-{min(high, 1):g}"] = float((overlaps[here] >= 0.5).mean())
+    return rows
