@@ -47,6 +47,7 @@ class Result:
     """
 
     condition: str
+    scale: float
     backbone: str
     photos: int
     arms: dict[str, Accuracy]
@@ -101,6 +102,7 @@ def _result(condition: Condition, backbone: str, rows: list[dict[str, bool]], mi
     also_rescued, also_broken, also_p = mcnemar((row["plain"], row["combined"]) for row in rows)
     return Result(
         condition.name,
+        condition.scale,
         backbone,
         len(rows),
         arms,
@@ -137,6 +139,7 @@ def main(
     canvases: Annotated[int, typer.Option(help="Canvases a photo.", min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the results as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the first backbone's curves as PNG.")] = None,
 ) -> None:
     """Accuracy of the arms: Wilson 95 % intervals, rescued and broken, exact McNemar."""
     from service.settings import Settings
@@ -148,9 +151,26 @@ def main(
         for name in backbone
         for share in scale
     ]
-    Console().print(_table(results))
+    Console(width=200).print(_table(results))
     if out is not None:
         out.write_text(json.dumps([asdict(result) for result in results], indent=1))
+    if plot is not None:
+        _draw([result for result in results if result.backbone == backbone[0]], background, edge, plot)
+
+
+def _draw(results: list[Result], background: str, edge: str, path: Path) -> None:
+    from evaluation.plots import accuracy_over_scale
+
+    curves = {
+        arm: [
+            (result.scale, found.accuracy, found.low, found.high)
+            for result in results
+            if (found := result.arms.get(arm)) is not None
+        ]
+        for arm in ("plain", "cropped", "combined", "rectangle")
+    }
+    title = f"{results[0].backbone}, photos pasted into {background}, {edge} edge, with 95 % intervals"
+    accuracy_over_scale(curves, title, path)
 
 
 def _condition(scale: float, background: str, edge: str) -> Condition:

@@ -51,10 +51,8 @@ class Backbone:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        import timm
-
         name = self.name if self.source == "hub" else self.architecture
-        config = timm.models.get_pretrained_cfg(name)
+        config = _pretrained_config(name)
         if config is None:
             raise ModelError(f"timm knows no pretrained weights named {name!r}")
         try:
@@ -77,15 +75,14 @@ class Backbone:
     @cached_property
     def module(self) -> Any:
         """The torch module with its weights, in evaluation mode. Raises `ModelError`."""
-        import timm
-
         if self.source == "hub":
+            import timm
+
             try:
                 return timm.create_model(self.name, pretrained=True, **self.model_args).eval()
             except Exception as error:
                 raise ModelError(f"backbone {self.name!r} cannot be fetched: {_first_line(error)}") from error
-        arguments = {"num_classes": len(self.label_space), **self.model_args}
-        module = timm.create_model(self.architecture, pretrained=False, **arguments).eval()
+        module = self._untrained()
         _ = self.sha256  # a wrong hash is found before the file is read as a checkpoint
         assert self.checkpoint is not None
         state = read_checkpoint(self.checkpoint, self.name)
@@ -94,24 +91,44 @@ class Backbone:
         try:
             module.load_state_dict(state, strict=True)
         except RuntimeError as error:
-            raise ModelError(f"{self.name!r}: the checkpoint does not fit: {_first_line(error)}") from error
+            # The first line says only that there are errors.
+            reason = " ".join(str(error).split("\n", 1)[-1].split())
+            raise ModelError(f"{self.name!r}: the checkpoint does not fit: {reason:.300}") from error
         return module
+
+    def _untrained(self) -> Any:
+        import timm
+
+        classes = len(self.label_space)
+        arguments = {"num_classes": classes, **self.model_args}
+        if arguments["num_classes"] != classes:
+            raise ModelError(
+                f"{self.name!r}: num_classes {arguments['num_classes']} is not the {classes} classes of the "
+                f"label space {self.label_space.name}"
+            )
+        try:
+            return timm.create_model(self.architecture, pretrained=False, **arguments).eval()
+        except Exception as error:
+            raise ModelError(f"{self.name!r}: timm cannot build it: {_first_line(error)}") from error
 
     @cached_property
     def parameters(self) -> int:
-        import timm
         import torch
 
         with torch.device("meta"):
-            arguments = {"num_classes": len(self.label_space), **self.model_args}
-            module = timm.create_model(self.architecture, pretrained=False, **arguments)
+            module = self._untrained()
         return sum(parameter.numel() for parameter in module.parameters())
+
+    @property
+    def signature(self) -> str:
+        """What graphs around the same weights depend on."""
+        return f"{self.architecture}|{sorted(self.model_args.items())}|{self.preprocessing.signature}"
 
     def graph(self) -> Graph:
         """uint8 pixels (N, S, S, 3) -> float32 logits (N, classes)."""
         size = self.preprocessing.input_size
         return Graph(
-            kind=f"classifier|{self.architecture}|{sorted(self.model_args.items())}|{self.preprocessing.signature}",
+            kind=f"classifier|{self.signature}",
             weights=self.sha256,
             build=self._normalised_module,
             examples=lambda: (example_pixels(size),),
@@ -144,9 +161,7 @@ def bundled_backbone(name: str) -> Backbone:
 
 def hub_backbone(name: str) -> Backbone:
     """Any classifier that timm has ImageNet-1k weights for. Raises `ModelError` where it has none."""
-    import timm
-
-    config = timm.models.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
+    config = _pretrained_config(name)
     if config is None or not config.has_weights:
         raise ModelError(f"unknown backbone {name!r}; name it as timm does, architecture.tag (timm.list_pretrained())")
     if config.num_classes != 1000:
@@ -155,6 +170,16 @@ def hub_backbone(name: str) -> Backbone:
             "name, others by a manifest with a label space"
         )
     return Backbone(name=name, architecture=config.architecture or "", source="hub", label_space=imagenet_1k())
+
+
+def _pretrained_config(name: str) -> Any:
+    """timm's description of the weights with this name; None where it has none."""
+    import timm
+
+    try:
+        return timm.models.get_pretrained_cfg(name)
+    except RuntimeError:  # a known architecture, an unknown tag
+        return None
 
 
 def example_pixels(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -80,8 +80,8 @@ class FcosDetector:
 
     @cached_property
     def parameters(self) -> int:
-        head = load_head(self.head)
-        return self.backbone.parameters + sum(parameter.numel() for parameter in head.parameters())
+        learned: int = sum(value.numel() for value in self._loaded_head().parameters())
+        return self.backbone.parameters + learned
 
     @property
     def region_size(self) -> int:
@@ -91,7 +91,7 @@ class FcosDetector:
         """uint8 pixels (N, view, view, 3) -> scores (N, P) and unit xyxy boxes (N, P, 4)."""
         config = self.file.config
         return Graph(
-            kind=f"detector|{self.architecture}|{config}|{self.backbone.preprocessing.signature}|{self.sha256}",
+            kind=f"detector|{self.backbone.signature}|{config}",
             weights=self.sha256,
             build=self._module,
             examples=lambda: (example_pixels(config.view_size),),
@@ -104,7 +104,7 @@ class FcosDetector:
         size = self.region_size
         boxes = np.array([[0.1, 0.2, 0.7, 0.6], [0.0, 0.0, 1.0, 1.0]], np.float32)
         return Graph(
-            kind=f"regions|{self.architecture}|{size}|{self.backbone.preprocessing.signature}",
+            kind=f"regions|{self.backbone.signature}|{size}",
             weights=self.backbone.sha256,
             build=self._region_module,
             examples=lambda: (example_pixels(size), boxes),
@@ -118,13 +118,20 @@ class FcosDetector:
 
         normalise = Normalise(self.backbone.preprocessing)
         body = Body(self.backbone.module, normalise, self.file.config.canvas_size)
-        return Fcos(body, load_head(self.head)).eval()
+        return Fcos(body, self._loaded_head()).eval()
+
+    def _loaded_head(self) -> Any:
+        try:
+            return load_head(self.head)
+        except HeadError as error:
+            raise ModelError(f"detector {self.name!r}: {error}") from error
 
     def _region_module(self) -> Any:
-        from models.fcos import RegionClassifier
+        from models.fcos import RegionClassifier, for_size
         from models.normalise import Normalise
 
-        return RegionClassifier(self.backbone.module, Normalise(self.backbone.preprocessing)).eval()
+        classifier = for_size(self.backbone.module, self.region_size)
+        return RegionClassifier(classifier, Normalise(self.backbone.preprocessing)).eval()
 
 
 @dataclass(frozen=True)

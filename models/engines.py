@@ -7,6 +7,7 @@ graph, so that both engines are fed the same bytes.
 import hashlib
 import logging
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ EngineChoice = Literal["auto", "onnxruntime", "torch"]
 # A later opset or another graph around the same weights must not meet files of an earlier one.
 _GRAPH_VERSION = 1
 _OPSET = 18
+# torch.export is not safe in several threads.
+_one_export_at_a_time = threading.Lock()
 
 
 class EngineError(RuntimeError):
@@ -129,14 +132,15 @@ def make_engine(graph: Graph, engine: EngineChoice, device: str, cache: Path, th
 def exported(graph: Graph, cache: Path) -> Path:
     """The path of the graph's ONNX file, `cache/<hash of the weights>/<kind>-<hash of the graph>.onnx`."""
     path = cache / graph.weights / graph.file_name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log.info("exporting %s for ONNX Runtime (once)", graph.kind)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            fresh = Path(folder) / "model.onnx"
-            _export(graph, fresh)
-            # Whole or not at all, also where several processes start at once.
-            fresh.replace(path)
+    with _one_export_at_a_time:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            log.info("exporting %s for ONNX Runtime (once)", graph.kind)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                fresh = Path(folder) / "model.onnx"
+                _export(graph, fresh)
+                # Whole or not at all, also where several processes start at once.
+                fresh.replace(path)
     return path
 
 
@@ -162,9 +166,10 @@ def _export(graph: Graph, path: Path) -> None:
                 verbose=False,
             )
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            # torch's own message is a page of advice around the one that says why.
+            reason = str(error.__cause__ or error).strip().partition("\n")[0] or type(error).__name__
             raise EngineError(
-                f"{graph.kind} cannot be exported to ONNX ({first}); use the engine torch instead"
+                f"{graph.kind} cannot be exported to ONNX ({reason}); use the engine torch instead"
             ) from error
     _check(TorchEngine(module, "cpu").run(*examples), OnnxEngine(path).run(*examples), graph)
 

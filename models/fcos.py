@@ -6,8 +6,9 @@ levels predicts one score (trained to be the IoU of its box, as in the quality f
 left to its right edge and from its top to its bottom edge, whatever its aspect ratio.
 """
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,16 @@ STRIDES = (8, 16, 32)
 
 class UnfitBackbone(ValueError):
     """The backbone cannot carry a detector; the message says why."""
+
+
+def for_size(classifier: nn.Module, size: int) -> nn.Module:
+    """The classifier, or a copy of it where it must be told that its inputs are `size` pixels (Swin and others)."""
+    known: Any = classifier
+    if not hasattr(known, "set_input_size"):
+        return classifier
+    fitted: Any = copy.deepcopy(known)
+    fitted.set_input_size(img_size=size)
+    return cast(nn.Module, fitted)
 
 
 class Taps(nn.Module):
@@ -132,8 +143,10 @@ class Body(nn.Module):
     def __init__(self, classifier: nn.Module, normalise: nn.Module, canvas_size: int) -> None:
         super().__init__()
         self.normalise = normalise
-        self.taps = Taps(classifier)
+        _levels(classifier)  # before a copy of it is told its new size
+        self.taps = Taps(for_size(classifier, canvas_size))
         self.canvas_size = canvas_size
+        self._try_out()
 
     @property
     def channels(self) -> tuple[int, int, int]:
@@ -145,6 +158,20 @@ class Body(nn.Module):
         size = (self.canvas_size, self.canvas_size)
         canvas = functional.interpolate(self.normalise(pixels), size, mode="bilinear", align_corners=False)
         return tuple(self.taps(canvas))
+
+    def _try_out(self) -> None:
+        """What a backbone says about its strides is not always what it does, or does at another size than its own."""
+        size = self.canvas_size
+        try:
+            with torch.no_grad():
+                levels = self.taps(torch.zeros(1, 3, size, size))
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UnfitBackbone(f"the backbone cannot see photos of {size} pixels: {reason}") from error
+        found = [tuple(level.shape[1:]) for level in levels]
+        wanted = [(count, size // stride, size // stride) for count, stride in zip(self.channels, STRIDES, strict=True)]
+        if found != wanted:
+            raise UnfitBackbone(f"the backbone's feature maps are {found}, its strides promise {wanted}")
 
 
 class Fcos(nn.Module):

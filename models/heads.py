@@ -66,11 +66,12 @@ def save_head(path: Path, head: "FcosHead", description: HeadFile) -> None:
     import torch
     from safetensors.torch import save_file
 
-    tensors = {
-        key: tensor.detach().cpu().to(torch.float16).contiguous()
-        for key, tensor in head.state_dict().items()
-        if tensor.is_floating_point()
-    }
+    tensors = {}
+    for key, tensor in head.state_dict().items():
+        if tensor.is_floating_point():
+            half = tensor.detach().cpu().to(torch.float16).contiguous()
+            # The variance of large activations may be beyond half precision.
+            tensors[key] = half if half.isfinite().all() else tensor.detach().cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"figureground": json.dumps(asdict(description))})
 
@@ -105,7 +106,11 @@ def load_head(path: Path) -> "FcosHead":
 
     head = FcosHead(describe_head(path).config)
     state = {key: tensor.float() for key, tensor in load_file(path).items()}
-    missing, unexpected = head.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = head.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise HeadError(f"{path.name} does not fit its own description: {reason}") from error
     wrong = [key for key in missing if not key.endswith("num_batches_tracked")] + list(unexpected)
     if wrong:
         raise HeadError(f"{path.name} does not fit its own description: {wrong[0]}")

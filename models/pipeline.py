@@ -1,7 +1,8 @@
 """From photos to comparisons: the one path that the service, the command line and the evaluation use.
 
-A batch goes through in four steps: detect; make the views; classify the plain photos and the first crops (and
-what else was asked for) in one batch a backbone; classify the further crops of the photos that left a doubt.
+A batch goes through in four steps: detect; classify the plain photos and the first crops in one batch a backbone;
+classify the further crops of the photos that left a doubt, and choose; classify the arms that were asked for, which
+are about the box that was chosen.
 """
 
 import time
@@ -45,6 +46,13 @@ class _Work:
     scores: Floats = field(default_factory=lambda: np.empty(0, np.float32))
     crops: list[Floats] = field(default_factory=list)
     probabilities: dict[View, Floats] = field(default_factory=dict)
+    # Of the boxes, best first, once the crops are classified.
+    order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def main_box(self) -> Floats:
+        box: Floats = self.boxes[self.order[0]]
+        return box
 
     @property
     def tuning(self) -> Tuning:
@@ -87,7 +95,9 @@ class Pipeline:
             _place_crops(work)
         _classify(works, {id(work): _first_views(work) for work in works}, watch)
         _classify(works, {id(work): _further_views(work) for work in works}, watch)
-        return [self._conclude(work, watch) for work in works]
+        fused = [self._judge(work) for work in works]
+        _classify(works, {id(work): _arms(work) for work in works}, watch)
+        return [_conclude(work, combined, watch) for work, combined in zip(works, fused, strict=True)]
 
     def check(self, options: Options) -> None:
         """Raises `UnservedChoice` where `compare` would, without a photo."""
@@ -99,35 +109,13 @@ class Pipeline:
         detector = self.served.detector(options.detector)
         return _Work(photo, options, classifier, detector, classifier.space(options.label_space))
 
-    def _conclude(self, work: _Work, watch: Stopwatch) -> Comparison:
-        order, combined = self._judged(work)
-        work.boxes, work.scores = work.boxes[order], work.scores[order]
-        boxes = tuple(_box(box, score, work.photo) for box, score in zip(work.boxes, work.scores, strict=True))
-        plain = Prediction(work.probabilities["plain"])
-        crop, reason = _chosen_crop(work, order)
-        cropped = Prediction(work.probabilities["crop", int(order[0])]) if reason is None else None
-        return Comparison(
-            size=(work.photo.width, work.photo.height),
-            format=work.photo.format,
-            backbone=work.classifier.model.name,
-            detector=work.detector.model.name,
-            label_space=work.space,
-            boxes=boxes,
-            crop=crop,
-            no_crop_reason=reason,
-            plain=plain,
-            cropped=cropped,
-            combined=plain if cropped is None else Prediction(combined),
-            arms={arm: _arm(work, arm) for arm in work.options.arms},
-            stages=dict(watch.seconds),
-        )
-
-    def _judged(self, work: _Work) -> tuple[NDArray[np.int64], Floats]:
-        """The boxes' final order, and the fused probabilities."""
+    def _judge(self, work: _Work) -> Floats:
+        """Settles the order of the boxes; the fused probabilities."""
         plain = work.probabilities["plain"]
         seen = [index for index in range(len(work.crops)) if ("crop", index) in work.probabilities]
         if not seen:
-            return np.arange(len(work.boxes)), plain
+            work.order = np.arange(len(work.boxes))
+            return plain
         share = float(area(work.boxes[0])) / (work.photo.width * work.photo.height)
         weights = [
             self.rule.crop_weight(work.probabilities["crop", index], float(work.scores[index]), float(work.scores[0]))
@@ -139,7 +127,8 @@ class Pipeline:
         )
         best_first = sorted(seen, key=lambda index: -weights[seen.index(index)])
         rest = [index for index in range(len(work.boxes)) if index not in seen]
-        return np.array([*best_first, *rest]), fused
+        work.order = np.array([*best_first, *rest])
+        return fused
 
 
 def _detect(works: Sequence[_Work]) -> None:
@@ -165,11 +154,7 @@ def _place_crops(work: _Work) -> None:
 
 
 def _first_views(work: _Work) -> list[View]:
-    wanted: list[View] = ["plain"]
-    if work.crops:
-        wanted.append(("crop", 0))
-    wanted += [arm for arm in work.options.arms if work.crops or arm == "squashed"]
-    return wanted
+    return ["plain", ("crop", 0)] if work.crops else ["plain"]
 
 
 def _further_views(work: _Work) -> list[View]:
@@ -177,6 +162,11 @@ def _further_views(work: _Work) -> list[View]:
     if not work.crops or float(work.probabilities["crop", 0].max()) > work.tuning.certain:
         return []
     return [("crop", index) for index in range(1, len(work.crops))]
+
+
+def _arms(work: _Work) -> list[View]:
+    """Without a box, only the arm that needs none."""
+    return [arm for arm in work.options.arms if work.crops or arm == "squashed"]
 
 
 def _classify(works: Sequence[_Work], wanted: dict[int, list[View]], watch: Stopwatch) -> None:
@@ -202,9 +192,9 @@ def _pixels(work: _Work, view: View) -> views.Pixels:
     if isinstance(view, tuple):
         return views.cropped(work.photo, work.crops[view[1]], preprocessing)
     if view == "center":
-        return views.cropped(work.photo, views.center_crop(work.photo, work.boxes[0]), preprocessing)
+        return views.cropped(work.photo, views.center_crop(work.photo, work.main_box), preprocessing)
     if view == "background":
-        return views.background(work.photo, work.boxes[0], preprocessing)
+        return views.background(work.photo, work.main_box, preprocessing)
     if view == "squashed":
         return views.squashed(work.photo, preprocessing)
     return views.plain(work.photo, preprocessing)
@@ -213,7 +203,7 @@ def _pixels(work: _Work, view: View) -> views.Pixels:
 def _ask_detector(work: _Work) -> None:
     own = work.detector.model.backbone.label_space
     if work.space.is_subset_of(own):
-        logits = work.detector.region_logits([work.photo], [work.boxes[0]])[0]
+        logits = work.detector.region_logits([work.photo], [work.main_box])[0]
         work.probabilities["detector"] = _softmax(logits, work.space, own)
 
 
@@ -225,10 +215,32 @@ def _softmax(logits: Floats, space: LabelSpace, own: LabelSpace) -> Floats:
     return np.asarray(shifted / shifted.sum(), np.float32)
 
 
-def _chosen_crop(work: _Work, order: NDArray[np.int64]) -> tuple[Corners | None, NoCropReason | None]:
+def _conclude(work: _Work, combined: Floats, watch: Stopwatch) -> Comparison:
+    boxes = tuple(_box(work.boxes[index], work.scores[index], work.photo) for index in work.order)
+    plain = Prediction(work.probabilities["plain"])
+    crop, reason = _chosen_crop(work)
+    cropped = Prediction(work.probabilities["crop", int(work.order[0])]) if reason is None else None
+    return Comparison(
+        size=(work.photo.width, work.photo.height),
+        format=work.photo.format,
+        backbone=work.classifier.model.name,
+        detector=work.detector.model.name,
+        label_space=work.space,
+        boxes=boxes,
+        crop=crop,
+        no_crop_reason=reason,
+        plain=plain,
+        cropped=cropped,
+        combined=plain if cropped is None else Prediction(combined),
+        arms={arm: _arm(work, arm) for arm in work.options.arms},
+        stages=dict(watch.seconds),
+    )
+
+
+def _chosen_crop(work: _Work) -> tuple[Corners | None, NoCropReason | None]:
     if not work.crops:
         return None, "no_detection"
-    crop = work.crops[int(order[0])]
+    crop = work.crops[int(work.order[0])]
     if float(area(crop)) >= work.tuning.covers_image * work.photo.width * work.photo.height:
         return None, "covers_image"
     return _corners(crop), None

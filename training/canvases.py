@@ -17,7 +17,7 @@ from training.photos import BoxedPhotos
 
 MAX_BOXES = 4
 _KINDS = ("whole", "zoom_out", "mosaic")
-_KIND_SHARES = (0.4, 0.4, 0.2)
+_KIND_SHARES = (0.55, 0.3, 0.15)
 _SMALLEST_ZOOM = 0.22
 
 Boxes = NDArray[np.float32]
@@ -54,7 +54,7 @@ class Canvases(Dataset[tuple[Tensor, Tensor]]):
     def _whole(self, random: np.random.Generator) -> Canvas:
         image, boxes = self._photo(random)
         left, top, right, bottom = 0.0, 0.0, 1.0, 1.0
-        if random.random() < 0.5:
+        if random.random() < 0.35:
             # A window that still holds the whole object.
             x1, y1, x2, y2 = boxes[0]
             left, top = random.uniform(0, min(x1, 0.4) + 1e-6), random.uniform(0, min(y1, 0.4) + 1e-6)

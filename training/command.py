@@ -21,6 +21,8 @@ def train(
     canvases: Annotated[int, typer.Option(help="How many training images are made.", min=64)] = 64_000,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     learning_rate: Annotated[float, typer.Option(help="The peak of the one-cycle schedule.")] = 2e-3,
+    width: Annotated[int, typer.Option(help="Channels of the head.", min=8)] = 96,
+    depth: Annotated[int, typer.Option(help="Convolutions in each of its two towers.", min=1)] = 2,
     seed: Annotated[int, typer.Option(help="Canvases and initial weights follow from it.")] = 0,
     validation_photos: Annotated[int, typer.Option(help="Measured every 250 steps and at the end.")] = 2_000,
 ) -> None:
@@ -41,6 +43,8 @@ def train(
         canvases=canvases,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        width=width,
+        depth=depth,
         seed=seed,
         validation_photos=validation_photos,
     )

@@ -1,15 +1,25 @@
-"""How good boxes are: against one hand-drawn box a photo."""
+"""How good boxes are: against one hand-drawn box a photo.
+
+python -m training.measure HEAD.safetensors --data tiny-imagenet:FOLDER
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from PIL import Image
 
 from models.boxes import iou, merge_overlapping
-from training.photos import BoxedPhotos
+from models.catalog import Catalog
+from models.detectors import FcosDetector
+from models.engines import make_engine, resolve_device
+from models.heads import describe_head
+from training.photos import BoxedPhotos, read_photos
 
 Pixels = NDArray[np.uint8]
 # uint8 (N, S, S, 3) -> scores (N, P) and unit xyxy boxes (N, P, 4)
@@ -69,3 +79,34 @@ def _by_area(overlaps: NDArray[np.floating], areas: NDArray[np.floating]) -> dic
         if here.any():
             rows[f"{low:g}-{min(high, 1):g}"] = float((overlaps[here] >= 0.5).mean())
     return rows
+
+
+def main(
+    head: Annotated[Path, typer.Argument(help="A head that `figureground train` wrote.")],
+    data: Annotated[str, typer.Option(help="FORMAT:PATH, as for `figureground train`.")],
+    photos: Annotated[int, typer.Option(help="The first so many of the shuffled validation photos; 0 is all.")] = 0,
+) -> None:
+    """CorLoc at IoU 0.5 and mean IoU of a head on validation photos, as it is served."""
+    from service.settings import Settings
+
+    file = describe_head(head)
+    detector = FcosDetector(head.stem, Catalog().backbone(file.backbone), head, "manifest")
+    engine = make_engine(detector.graph(), "auto", resolve_device("auto"), Settings().cache_dir, threads=2)
+
+    def detect(pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        scores, boxes = engine.run(pixels)
+        return scores, boxes
+
+    validation = read_photos(data, "val")
+    order = np.random.default_rng(0).permutation(validation.labelled())
+    found = localise(detect, validation, order[: photos or None], file.config.view_size)
+    typer.echo(
+        f"{found.photos} photos: CorLoc {found.corloc:.3f}, best of the first three boxes "
+        f"{found.corloc_of_three:.3f}, mean IoU {found.mean_iou:.3f}"
+    )
+    for share, corloc in found.corloc_by_area.items():
+        typer.echo(f"  object's share of the area {share}: CorLoc {corloc:.3f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -44,7 +44,10 @@ def read_photos(source: str, split: str) -> BoxedPhotos:
     files = sorted(Path(path).glob(f"{split}*.parquet"))
     if not files:
         raise ValueError(f"no {split}*.parquet in {path!r}")
-    return _tiny_imagenet(pa.concat_tables([pq.read_table(file) for file in files]))
+    photos = _tiny_imagenet(pa.concat_tables([pq.read_table(file) for file in files]))
+    if not len(photos.labelled()):
+        raise ValueError(f"no photo of {split}*.parquet in {path!r} has a box")
+    return photos
 
 
 def _tiny_imagenet(table: pa.Table) -> BoxedPhotos:

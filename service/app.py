@@ -1,0 +1,172 @@
+"""The BentoML service: what happens on which path."""
+
+import asyncio
+import gc
+from collections.abc import Callable
+
+import bentoml
+import orjson
+from _bentoml_sdk import Service
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from models.backbones import ModelError
+from models.comparison import Options
+from models.pipeline import Pipeline
+from service import answers, loading, metrics
+from service.lifecycle import drain_before_stopping
+from service.openapi import document
+from service.outcomes import outcome_of
+from service.problems import Problems, answered, refused
+from service.requests import (
+    BatchFields,
+    Limits,
+    PhotoFields,
+    read_batch_request,
+    read_photo_request,
+    too_many_bytes,
+    wants_png,
+    while_connected,
+)
+from service.scheduler import Scheduler
+from service.settings import settings
+
+_ROUTES = ("/predict", "/predict/batch", "/models", "/metrics", "/livez", "/readyz", "/healthz", "/docs.json", "/")
+_COSTLY = {"OpenTelemetryMiddleware", "TimeoutMiddleware"}
+
+
+async def _models(request: Request) -> Response:
+    return Response(request.app.state.models, media_type="application/json")
+
+
+async def _metrics(_: Request) -> Response:
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.CONTENT_TYPE)
+
+
+async def _docs(_: Request) -> Response:
+    return Response(document(Figureground), media_type="application/json")
+
+
+pages = Starlette(
+    routes=[Route("/models", _models), Route("/metrics", _metrics), Route("/docs.json", _docs)],
+)
+
+
+class LeanService(Service):
+    """BentoML's service with its costly middlewares taken out and ours around the rest.
+
+    Tracing costs up to 0.5 ms a request, and the timeout, which keeps a timer of every request until it would
+    have fired, would compete with the deadline.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> Starlette:
+        app: Starlette = super().to_asgi(is_main)
+        ours = [Middleware(metrics.RequestCounter, routes=_ROUTES), Middleware(Problems)]
+        theirs = [kept for kept in app.user_middleware if getattr(kept.cls, "__name__", "") not in _COSTLY]
+        app.user_middleware = [*ours, *theirs]
+        return app
+
+
+@bentoml.service(
+    name="figureground",
+    workers=settings().workers,
+    service_class=LeanService,
+    # BentoML's own metrics have a series for every path that anyone asks for.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": settings().access_log}},
+)
+@bentoml.asgi_app(pages, path="/")
+class Figureground:
+    """Classifies a photo whole and cropped to a detected box."""
+
+    def __init__(self) -> None:
+        self.settings = settings()
+        self.limits = Limits(self.settings.max_bytes, self.settings.max_batch)
+        served = loading.load(self.settings)
+        self.pipeline = Pipeline(served)
+        pages.state.models = orjson.dumps(answers.describe_served(served))
+        metrics.forget_dead_workers()
+        metrics.observe_models(served.load_seconds)
+        self.scheduler = Scheduler(self.settings.worker_threads, self.settings.max_queue, metrics.queue_depth.set)
+        # A full collection over torch's objects takes a quarter of a second; these live as long as the process.
+        gc.collect()
+        gc.freeze()
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        """A wrong name stops the start here, before there are workers that would be started again and again."""
+        try:
+            loading.check(settings())
+        except ModelError as error:
+            raise SystemExit(f"figureground: {error}") from None
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        drain_before_stopping(self.scheduler.drain, self.settings.drain_seconds)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.scheduler.close)
+
+    def __is_ready__(self) -> bool:
+        return not self.scheduler.draining
+
+    @bentoml.api(input_spec=PhotoFields, output_spec=dict, route="/predict")
+    @answered
+    async def predict(self, request: Request) -> Response:
+        """Classifies one photo whole and cropped to its main object."""
+        deadline = self._deadline()
+        self.scheduler.check()
+        async with asyncio.timeout_at(deadline):
+            upload = await read_photo_request(request, self.limits)
+        self.pipeline.check(upload.options)
+        png = wants_png(request.headers.get("accept", ""))
+        work = self._work(upload.photos[0], upload.options, request.state.request_id, png)
+        body = await while_connected(request, self.scheduler.run(work, deadline))
+        return Response(body, media_type="image/png" if png else "application/json")
+
+    @bentoml.api(input_spec=BatchFields, output_spec=dict, route="/predict/batch")
+    @answered
+    async def predict_batch(self, request: Request) -> Response:
+        """Classifies several photos; each has an answer or an error of its own."""
+        deadline = self._deadline()
+        self.scheduler.check()
+        async with asyncio.timeout_at(deadline):
+            upload = await read_batch_request(request, self.limits)
+        self.pipeline.check(upload.options)
+        # A batch takes no more of the queue than it can be working on.
+        gate = asyncio.Semaphore(self.settings.worker_threads)
+
+        async def answer(number: int, photo: bytes | None) -> bytes:
+            request_id = f"{request.state.request_id}-{number}"
+            async with gate:
+                try:
+                    work = self._work(photo, upload.options, request_id)
+                    return await self.scheduler.run(work, deadline)
+                except Exception as error:
+                    return b'{"error":' + refused(error, request_id) + b"}"
+
+        everything = asyncio.gather(*(answer(*numbered) for numbered in enumerate(upload.photos)))
+        results = await while_connected(request, everything)
+        return Response(b'{"results":[' + b",".join(results) + b"]}", media_type="application/json")
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.settings.deadline_seconds
+
+    def _work(
+        self, photo: bytes | None, options: Options, request_id: str, png: bool = False
+    ) -> Callable[[float], bytes]:
+        """One photo's whole way, for a thread of the scheduler."""
+
+        def work(waited: float) -> bytes:
+            if photo is None:
+                raise too_many_bytes(self.limits.photo_bytes)
+            outcome = outcome_of(photo, options, self.pipeline, self.settings.max_pixels, waited)
+            metrics.observe(outcome)
+            return answers.as_png(outcome) if png else answers.as_json(outcome, self.pipeline.served, request_id)
+
+        return work

@@ -1,0 +1,180 @@
+"""`make demo`: serve the bundled models, post the sample photos, print and draw what comes back.
+
+The photos come with scikit-image (public domain or CC0) and scikit-learn (CC BY). Each is posted as it is, and once
+more as a hard photo: pasted at about a third of the side of a canvas of another photo's shuffled tiles.
+"""
+
+import importlib.util
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.clutter import paste
+from models.photo import read_photo
+
+_SAMPLES = {
+    "chelsea": ("skimage", "data/chelsea.png"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "camera": ("skimage", "data/camera.png"),
+    "motorcycle_left": ("skimage", "data/motorcycle_left.png"),
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+}
+_HARD_SCALE = 0.33
+_SEED = 1
+_START_SECONDS = 600
+_STOP_SECONDS = 60
+_THUMBNAIL = (510, 330)
+
+console = Console()
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    name: str
+    data: bytes
+
+
+def samples() -> list[Sample]:
+    """The photos as they are, each followed by itself in clutter."""
+    originals = [Sample(name, _installed(package, path)) for name, (package, path) in _SAMPLES.items()]
+    random = np.random.default_rng(_SEED)
+    found = []
+    for index, sample in enumerate(originals):
+        other = originals[(index + 2) % len(originals)]
+        found += [sample, _in_clutter(sample, other, random)]
+    return found
+
+
+def main(out: Path = Path("demo")) -> None:
+    out.mkdir(exist_ok=True)
+    with _server() as url, httpx.Client(base_url=url, timeout=60) as client:
+        table = Table("photo", "box", "plain", "cropped", "combined", "agree", "ms")
+        pictures = []
+        for sample in samples():
+            answer = _posted(client, sample, "application/json").json()
+            table.add_row(*_row(sample, answer))
+            picture = out / f"{sample.name}.png"
+            picture.write_bytes(_posted(client, sample, "image/png").content)
+            pictures.append(picture)
+        console.print(table)
+    contact_sheet(pictures).save(out / "index.png")
+    console.print(f"Drawn: {out}/<photo>.png, all of them on {out}/index.png")
+
+
+def contact_sheet(pictures: list[Path], across: int = 2) -> Image.Image:
+    """Thumbnails of the drawn answers, row by row."""
+    width, height = _THUMBNAIL
+    rows = -(-len(pictures) // across)
+    sheet = Image.new("RGB", (across * width, rows * height), "#ffffff")
+    for place, path in enumerate(pictures):
+        with Image.open(path) as picture:
+            picture.thumbnail((width - 10, height - 10), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (place % across * width + 5, place // across * height + 5))
+    return sheet
+
+
+def _installed(package: str, path: str) -> bytes:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise DemoError(f"the sample photos need the package {package}: pip install figureground[demo]")
+    return (Path(spec.submodule_search_locations[0]) / path).read_bytes()
+
+
+def _in_clutter(sample: Sample, other: Sample, random: np.random.Generator) -> Sample:
+    photo, clutter = read_photo(sample.data), read_photo(other.data)
+    canvas = paste(photo.image, clutter.image, _HARD_SCALE, random).image
+    buffer = BytesIO()
+    canvas.save(buffer, "JPEG", quality=92)
+    return Sample(f"{sample.name}-hard", buffer.getvalue())
+
+
+def _posted(client: httpx.Client, sample: Sample, accept: str) -> httpx.Response:
+    files = {"image": (f"{sample.name}.jpg", sample.data)}
+    response = client.post("/predict", files=files, headers={"Accept": accept})
+    if response.status_code != httpx.codes.OK:
+        raise DemoError(f"{sample.name}: the service answered {response.status_code}: {response.text}")
+    return response
+
+
+def _row(sample: Sample, answer: dict[str, Any]) -> list[str]:
+    def first(arm: str) -> str:
+        if answer[arm] is None:
+            return f"- ({answer['no_crop_reason']})"
+        top = answer[arm]["top_k"][0]
+        return f"{top['label']} {top['probability']:.2f}"
+
+    box = answer["box"]
+    corners = "-" if box is None else ",".join(f"{value:.0f}" for value in box["xyxy"])
+    agreement = {True: "yes", False: "no", None: "-"}[answer["agreement"]]
+    milliseconds = f"{answer['timings_ms']['total']:.0f}"
+    return [
+        sample.name,
+        corners,
+        first("plain"),
+        first("cropped"),
+        first("combined"),
+        agreement,
+        milliseconds,
+    ]
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """A service of its own on a free port, stopped by its own pid."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(command)
+    try:
+        with console.status("Loading models (the first start exports them for ONNX Runtime: a minute)"):
+            _wait(url, process)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise DemoError(f"the service ended with exit code {process.returncode} before it was ready")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise DemoError(f"the service was not ready after {_START_SECONDS} s")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DemoError as error:
+        print(f"figureground: {error}", file=sys.stderr)
+        sys.exit(1)

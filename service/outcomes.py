@@ -1,0 +1,37 @@
+"""One photo's way through the core, timed: what the service does in a thread, and the command without a server."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models.comparison import Comparison, Options
+from models.photo import Photo, read_photo
+from models.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was found in one photo; `seconds` by stage: decode, queue, detect, crop, classify, total."""
+
+    photo: Photo
+    comparison: Comparison
+    options: Options
+    seconds: Mapping[str, float]
+
+
+def outcome_of(data: bytes, options: Options, pipeline: Pipeline, max_pixels: int, waited: float = 0.0) -> Outcome:
+    """From a file's bytes; `waited` are the seconds they have spent in a queue.
+
+    Raises `models.photo.PhotoError` and `models.served.UnservedChoice`.
+    """
+    start = time.perf_counter()
+    photo = read_photo(data, max_pixels)
+    decoded = time.perf_counter()
+    comparison = pipeline.compare(photo, options)
+    seconds = {
+        "decode": decoded - start,
+        "queue": waited,
+        **comparison.stages,
+        "total": waited + time.perf_counter() - start,
+    }
+    return Outcome(photo, comparison, options, seconds)

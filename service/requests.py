@@ -1,0 +1,277 @@
+"""From an HTTP request to a photo's bytes and options: multipart, raw bytes or JSON, held in memory, within limits."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import bentoml
+import orjson
+from bentoml.validators import ContentType
+from pydantic import Field
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from models.comparison import Options
+from service.options import OptionFields
+from service.problems import Problem
+
+T = TypeVar("T")
+
+# What a body may hold beside the photo: part headers, boundaries, JSON keys and options; and one text field, in bytes.
+_ALLOWANCE = 64 * 1024
+_MAX_TEXT = 4 * 1024
+# Photos apart, more form fields than there are options help nobody.
+_MAX_TEXTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`photo_bytes` of one photo's file; `photos` in one batch."""
+
+    photo_bytes: int
+    photos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What one request brings. `photos` are the files' bytes, None for one that is above the limit."""
+
+    photos: list[bytes | None]
+    options: Options
+
+
+class _Unread(bentoml.IODescriptor, OptionFields):
+    """An input as OpenAPI and BentoML's clients see it.
+
+    The endpoint reads the body itself: an error raised here would be answered by BentoML in its own way.
+    """
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Self:  # noqa: ARG003
+        nothing: dict[str, Any] = dict.fromkeys(cls.model_fields)
+        return cls.model_construct(**nothing)
+
+
+class PhotoFields(_Unread):
+    """The input of /predict."""
+
+    image: Annotated[Path, ContentType("image/*")] = Field(description="one photo")
+
+
+class BatchFields(_Unread):
+    """The input of /predict/batch; the options hold for all photos."""
+
+    images: list[Annotated[Path, ContentType("image/*")]] = Field(description="photos, in order")
+
+
+async def read_photo_request(request: Request, limits: Limits) -> Upload:
+    """The photo and options of a POST /predict, in any of its three forms.
+
+    Raises `Problem` (400, 413, 415, 422), `pydantic.ValidationError` for an option, and starlette's
+    `ClientDisconnect`.
+    """
+    content_type, parameters = parse_options_header(request.headers.get("content-type"))
+    if content_type == b"multipart/form-data":
+        form = await _read_form(request, parameters, "image", Limits(limits.photo_bytes, 1))
+        photos, texts = form.photos, form.texts
+    elif content_type == b"application/json":
+        photos, texts = _parse_json(await _read_body(request, limits.photo_bytes * 4 // 3 + _ALLOWANCE))
+    elif content_type.startswith(b"image/") or content_type == b"application/octet-stream":
+        photos, texts = [await _read_body(request, limits.photo_bytes)], []
+    else:
+        raise Problem(415, "Send multipart/form-data, an image/* type, application/octet-stream or JSON.")
+    if not photos:
+        raise Problem(422, "The field image is missing.")
+    if photos[0] is None or len(photos[0]) > limits.photo_bytes:
+        raise too_many_bytes(limits.photo_bytes)
+    return Upload(photos, _options(request, texts))
+
+
+async def read_batch_request(request: Request, limits: Limits) -> Upload:
+    """The photos and options of a POST /predict/batch; a photo that is too large does not spoil the others.
+
+    Raises as `read_photo_request` does.
+    """
+    content_type, parameters = parse_options_header(request.headers.get("content-type"))
+    if content_type != b"multipart/form-data":
+        raise Problem(415, "Send multipart/form-data with repeated images.")
+    form = await _read_form(request, parameters, "images", limits)
+    if not form.photos:
+        raise Problem(422, "The field images is missing.")
+    return Upload(form.photos, _options(request, form.texts))
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The work's result, once the body has been read; the work is cancelled when the client goes away.
+
+    Raises `ClientDisconnect` then, and what the work raises.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+def wants_png(accept: str) -> bool:
+    """Whether an Accept header names image/png before JSON or anything."""
+    for part in accept.split(","):
+        media_type = part.partition(";")[0].strip().lower()
+        if media_type in ("image/png", "application/json", "*/*"):
+            return media_type == "image/png"
+    return False
+
+
+def too_many_bytes(limit: int) -> Problem:
+    return Problem(413, f"The photo has too many bytes; send one of at most {limit} bytes.")
+
+
+def _options(request: Request, texts: Iterable[tuple[str, Any]]) -> Options:
+    chosen: dict[str, Any] = {}
+    for name, value in [*request.query_params.multi_items(), *texts]:
+        if name in chosen:
+            raise Problem(422, f"{name[:100]} is given more than once.")
+        chosen[name] = value
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return OptionFields.model_validate(given).as_options()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body as it arrives, cut off where it exceeds `limit` bytes, at once where it says so beforehand."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _cut_off(limit)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise _cut_off(limit)
+        yield chunk
+
+
+def _cut_off(limit: int) -> Problem:
+    return Problem(413, f"The body has more than {limit} bytes.", {"Connection": "close"})
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    return b"".join([chunk async for chunk in _chunks(request, limit)])
+
+
+def _parse_json(body: bytes) -> tuple[list[bytes | None], list[tuple[str, Any]]]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise Problem(400, "The body is no JSON.") from None
+    if not isinstance(document, dict):
+        raise Problem(422, 'The body must be a JSON object, {"image": "<base64>"}.')
+    encoded = document.pop("image", None)
+    if encoded is None:
+        return [], []
+    if not isinstance(encoded, str):
+        raise Problem(422, "image must be a text, the photo in base64.")
+    try:
+        return [base64.b64decode(encoded, validate=True)], list(document.items())
+    except (binascii.Error, ValueError):
+        raise Problem(400, "image is no base64.") from None
+
+
+async def _read_form(request: Request, parameters: Mapping[bytes, bytes], photo: str, limits: Limits) -> "_Form":
+    form = _Form(photo, limits)
+    try:
+        parser = MultipartParser(parameters.get(b"boundary", b""), form.callbacks())
+        async for chunk in _chunks(request, limits.photos * limits.photo_bytes + _ALLOWANCE):
+            parser.write(chunk)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise Problem(400, f"The body is no multipart form: {error}"[:200]) from None
+    if not form.complete:
+        raise Problem(400, "The multipart form ends too early.")
+    return form
+
+
+@dataclass
+class _Form:
+    """Collects a multipart body part by part, in memory: `photos` from parts named `photo`, the rest as texts."""
+
+    photo: str
+    limits: Limits
+    photos: list[bytes | None] = field(default_factory=list)
+    texts: list[tuple[str, Any]] = field(default_factory=list)
+    complete: bool = False
+    _header: bytearray = field(default_factory=bytearray)
+    _value: bytearray = field(default_factory=bytearray)
+    _name: str = ""
+    _data: bytearray = field(default_factory=bytearray)
+    _too_long: bool = False
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._check_part,
+            "on_part_data": self._extend,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._name, self._data, self._too_long = "", bytearray(), False
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, parameters = parse_options_header(bytes(self._value))
+            self._name = parameters.get(b"name", b"").decode("utf-8", "replace")
+        self._header.clear()
+        self._value.clear()
+
+    def _check_part(self) -> None:
+        if self._name == self.photo and len(self.photos) == self.limits.photos:
+            raise Problem(422, f"Send at most {self.limits.photos} {self.photo} at once.")
+        if self._name != self.photo and len(self.texts) == _MAX_TEXTS:
+            raise Problem(422, "The form has too many fields.")
+
+    def _extend(self, data: bytes, start: int, end: int) -> None:
+        limit = self.limits.photo_bytes if self._name == self.photo else _MAX_TEXT
+        if len(self._data) + end - start > limit:
+            self._too_long = True
+            self._data.clear()
+        if not self._too_long:
+            self._data.extend(data[start:end])
+
+    def _end(self) -> None:
+        if self._name == self.photo:
+            self.photos.append(None if self._too_long else bytes(self._data))
+        elif self._too_long:
+            raise Problem(422, f"The field {self._name[:100]} is too long.")
+        else:
+            self.texts.append((self._name, _text_value(self._data.decode("utf-8", "replace"))))
+
+    def _finish(self) -> None:
+        self.complete = True
+
+
+def _text_value(text: str) -> Any:
+    """A form field's value; BentoML's client sends texts quoted, arrays, and null as JSON."""
+    if text[:1] in ('"', "[") or text == "null":
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
+    return text

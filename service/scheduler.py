@@ -1,0 +1,153 @@
+"""Who works when: a bounded queue of jobs before a fixed number of threads, one job a thread."""
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# The weight of the latest job in the running average of seconds a job.
+_LATEST = 0.1
+
+
+class QueueFull(Exception):
+    """No job more may wait; `retry_after` seconds from now those that wait will have been worked off."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"The queue is full; try again in {retry_after} s.")
+        self.retry_after = retry_after
+
+
+class Draining(Exception):
+    """The service is about to stop and takes no new work."""
+
+
+class DeadlinePassed(Exception):
+    """A job had not ended in time."""
+
+
+@dataclass(eq=False)
+class _Job:
+    work: Callable[[float], Any]
+    future: Future[Any] = field(default_factory=Future)
+    queued: float = field(default_factory=time.perf_counter)
+
+
+class Scheduler:
+    """Runs jobs in `threads` threads while at most `max_queue` others wait.
+
+    A thread is taken until its job has ended, whether or not somebody still waits for the result. `on_depth` is
+    told how many jobs wait, whenever that changes, from any thread.
+    """
+
+    def __init__(self, threads: int, max_queue: int, on_depth: Callable[[int], object] | None = None) -> None:
+        self._capacity = threads + max_queue
+        self._on_depth = on_depth or (lambda _: None)
+        self._changed = threading.Condition()
+        self._waiting: deque[_Job] = deque()
+        self._running = 0
+        self._seconds = 0.0
+        self._draining = self._closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"photo-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def check(self) -> None:
+        """To be asked before a request's first job. Raises `Draining`, and `QueueFull` where `run` would now."""
+        if self._draining:
+            raise Draining("The service is stopping; try again in a moment.")
+        self._check_room()
+
+    async def run(self, work: Callable[[float], T], deadline: float) -> T:
+        """`work(seconds it waited)` in one of the threads, by `deadline` on the event loop's clock.
+
+        A job that still waits when the deadline passes, or when this call is cancelled, never starts. Raises
+        `QueueFull`, `DeadlinePassed`, and what `work` raises.
+        """
+        job = _Job(work)
+        self._add(job)
+        try:
+            async with asyncio.timeout_at(deadline):
+                result: T = await asyncio.wrap_future(job.future)
+                return result
+        except TimeoutError:
+            raise DeadlinePassed("The photo was not done before the deadline.") from None
+        finally:
+            if job.future.cancelled():
+                self._forget(job)
+
+    def drain(self) -> None:
+        """From now on `check` lets no request in; the jobs of those that it let in are still done."""
+        self._draining = True
+
+    def close(self) -> None:
+        """Drains, and returns when the last job has ended."""
+        self.drain()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _add(self, job: _Job) -> None:
+        with self._changed:
+            self._check_room()
+            self._waiting.append(job)
+            self._on_depth(len(self._waiting))
+            self._changed.notify()
+
+    def _check_room(self) -> None:
+        if len(self._waiting) + self._running >= self._capacity:
+            raise QueueFull(self._retry_after())
+
+    def _forget(self, job: _Job) -> None:
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._on_depth(len(self._waiting))
+
+    def _retry_after(self) -> int:
+        """Whole seconds until the jobs that wait now will have been worked off; at least 1."""
+        return max(1, math.ceil(self._seconds * len(self._waiting) / len(self._threads)))
+
+    def _serve(self) -> None:
+        while (job := self._take()) is not None:
+            start = time.perf_counter()
+            try:
+                result = job.work(start - job.queued)
+            except BaseException as error:
+                self._ended(time.perf_counter() - start)
+                job.future.set_exception(error)
+            else:
+                self._ended(time.perf_counter() - start)
+                job.future.set_result(result)
+
+    def _take(self) -> _Job | None:
+        with self._changed:
+            while True:
+                while self._waiting:
+                    job = self._waiting.popleft()
+                    self._on_depth(len(self._waiting))
+                    if job.future.set_running_or_notify_cancel():
+                        self._running += 1
+                        return job
+                if self._closed:
+                    return None
+                self._changed.wait()
+
+    def _ended(self, seconds: float) -> None:
+        with self._changed:
+            self._running -= 1
+            self._seconds += (seconds - self._seconds) * (_LATEST if self._seconds else 1)

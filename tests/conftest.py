@@ -1,0 +1,56 @@
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from loadtests.samples import SAMPLES
+from models.backbones import bundled_backbone
+from models.catalog import Catalog
+from models.detectors import FcosDetector
+from models.fcos import FcosHead
+from models.heads import HeadConfig, HeadFile, save_head
+from models.photo import Photo, read_photo
+from models.served import Loading, Served, load
+
+LITE0 = "tf_efficientnet_lite0.in1k"
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where exported graphs go: an export takes seconds, so that all tests share one folder."""
+    chosen = os.environ.get("FIGUREGROUND_CACHE_DIR")
+    return Path(chosen) if chosen else tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def samples() -> Mapping[str, Photo]:
+    return {name: read_photo(sample.path.read_bytes()) for name, sample in SAMPLES.items()}
+
+
+@pytest.fixture(scope="session")
+def random_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head for lite0 that finds boxes of all sizes and scores, all of them without a meaning."""
+    config = HeadConfig(channels=(40, 112, 1280))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = FcosHead(config)
+        torch.nn.init.normal_(head.score.weight, std=0.3)
+        torch.nn.init.normal_(head.sides.weight, std=0.1)
+    path = tmp_path_factory.mktemp("heads") / "random.safetensors"
+    save_head(path, head, HeadFile(LITE0, bundled_backbone(LITE0).sha256, config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def catalog(random_head: Path) -> Catalog:
+    """The bundled models and a detector `fcos_random`."""
+    detector = FcosDetector("fcos_random", bundled_backbone(LITE0), random_head, "manifest")
+    return Catalog(detectors={detector.name: detector})
+
+
+@pytest.fixture(scope="session")
+def served(catalog: Catalog, cache_dir: Path) -> Served:
+    """lite0 under ONNX Runtime, and the detector `fcos_random` on it."""
+    return load(catalog, [LITE0], ["fcos_random"], Loading(cache_dir))

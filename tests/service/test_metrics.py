@@ -1,0 +1,52 @@
+import pytest
+from prometheus_client import REGISTRY
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from models.comparison import Options
+from models.photo import Photo
+from models.pipeline import Pipeline
+from models.served import Served
+from service import metrics
+from service.outcomes import Outcome
+
+
+async def _hello(_: Request) -> Response:
+    return PlainTextResponse("hello")
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"figureground_{name}", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("path", "route", "status"),
+    [("/hello", "/hello", "200"), ("/hello/", "other", "307"), ("/x", "other", "404"), ("/%00", "other", "404")],
+)
+def test_unknown_paths_are_one_route(path: str, route: str, status: str) -> None:
+    app = metrics.RequestCounter(Starlette(routes=[Route("/hello", _hello)]), routes=["/hello"])
+    before = value("requests_total", route=route, status=status)
+    TestClient(app, follow_redirects=False).get(path)
+    assert value("requests_total", route=route, status=status) == before + 1
+
+
+def test_one_comparison_is_observed(served: Served, samples: dict[str, Photo]) -> None:
+    options = Options(backbone=None)
+    comparison = Pipeline(served).compare(samples["chelsea"], options)
+    labels = {"backbone": comparison.backbone, "detector": comparison.detector, "outcome": comparison.outcome}
+    before = value("comparisons_total", **labels)
+    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}))
+    assert value("comparisons_total", **labels) == before + 1
+    assert value("box_score_count", detector=comparison.detector) >= 1
+    assert value("stage_seconds_count", stage="total") >= 1
+
+
+def test_reasons_are_bounded() -> None:
+    for status in (400, 418, 451, 500):
+        metrics.count_rejected(status)
+    assert value("rejected_total", reason="unreadable") >= 1
+    assert value("rejected_total", reason="other") >= 3
+    assert b"figureground_rejected_total" in metrics.exposition()

@@ -1,0 +1,149 @@
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from service.scheduler import DeadlinePassed, Draining, QueueFull, Scheduler
+
+
+class Gate:
+    """Work that begins, and ends when it is let."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.open = threading.Event()
+
+    def work(self, waited: float) -> float:
+        self.begun.set()
+        assert self.open.wait(10)
+        return waited
+
+
+@pytest.fixture
+def depths() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def make(depths: list[int]) -> Iterator[Callable[[int, int], Scheduler]]:
+    made = []
+
+    def make(threads: int, max_queue: int) -> Scheduler:
+        made.append(Scheduler(threads, max_queue, depths.append))
+        return made[-1]
+
+    yield make
+    for scheduler in made:
+        scheduler.close()
+
+
+def soon(seconds: float = 10) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+Make = Callable[[int, int], Scheduler]
+
+
+def test_results_and_errors_come_back(make: Make) -> None:
+    async def main() -> None:
+        scheduler = make(2, 4)
+        jobs = [scheduler.run(functools.partial(min, 1), soon()) for _ in range(4)]
+        assert all(waited < 1 for waited in await asyncio.gather(*jobs))
+        with pytest.raises(ZeroDivisionError):
+            await scheduler.run(lambda _: 1 / 0, soon())
+        assert await scheduler.run(lambda waited: waited, soon()) < 1
+
+    asyncio.run(main())
+
+
+def test_no_more_than_max_queue_wait(make: Make, depths: list[int]) -> None:
+    async def main() -> None:
+        scheduler, gate = make(1, 1), Gate()
+        running = asyncio.create_task(scheduler.run(gate.work, soon()))
+        await until(gate.begun.is_set)
+        waiting = asyncio.create_task(scheduler.run(lambda _: "waited", soon()))
+        await until(lambda: depths[-1] == 1)
+        with pytest.raises(QueueFull) as full:
+            scheduler.check()
+        assert full.value.retry_after >= 1
+        with pytest.raises(QueueFull):
+            await scheduler.run(lambda _: None, soon())
+        gate.open.set()
+        await running
+        assert await waiting == "waited"
+        scheduler.check()
+
+    asyncio.run(main())
+    assert depths[-1] == 0
+
+
+def test_retry_after_follows_the_measured_rate(make: Make) -> None:
+    async def main() -> None:
+        scheduler, gate = make(1, 30), Gate()
+        await scheduler.run(lambda _: time.sleep(0.2), soon())
+        tasks = [asyncio.create_task(scheduler.run(gate.work, soon())) for _ in range(31)]
+        await until(gate.begun.is_set)
+        with pytest.raises(QueueFull) as full:
+            scheduler.check()
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        assert 6 <= full.value.retry_after <= 8
+
+    asyncio.run(main())
+
+
+def test_a_job_whose_time_is_up_never_starts_and_frees_its_place(make: Make, depths: list[int]) -> None:
+    async def main() -> None:
+        scheduler, gate, started = make(1, 1), Gate(), threading.Event()
+        running = asyncio.create_task(scheduler.run(gate.work, soon()))
+        await until(gate.begun.is_set)
+        with pytest.raises(DeadlinePassed):
+            await scheduler.run(lambda _: started.set(), soon(0.05))
+        assert depths[-1] == 0
+        leaving = asyncio.create_task(scheduler.run(lambda _: started.set(), soon()))
+        await until(lambda: depths[-1] == 1)
+        leaving.cancel()
+        await until(lambda: depths[-1] == 0)
+        gate.open.set()
+        await running
+        scheduler.close()
+        assert not started.is_set()
+
+    asyncio.run(main())
+
+
+def test_a_slot_is_freed_only_when_the_work_has_ended(make: Make) -> None:
+    async def main() -> None:
+        scheduler, gate = make(1, 0), Gate()
+        with pytest.raises(DeadlinePassed):
+            await scheduler.run(gate.work, soon(0.05))
+        with pytest.raises(QueueFull):
+            scheduler.check()
+        gate.open.set()
+        await asyncio.sleep(0.1)
+        assert await scheduler.run(lambda _: "free", soon()) == "free"
+
+    asyncio.run(main())
+
+
+def test_draining_takes_no_request_and_finishes_the_accepted(make: Make) -> None:
+    async def main() -> None:
+        scheduler, gate = make(1, 2), Gate()
+        accepted = [asyncio.create_task(scheduler.run(gate.work, soon())) for _ in range(2)]
+        await until(gate.begun.is_set)
+        scheduler.drain()
+        with pytest.raises(Draining):
+            scheduler.check()
+        gate.open.set()
+        await asyncio.gather(*accepted)
+
+    asyncio.run(main())

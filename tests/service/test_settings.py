@@ -1,0 +1,46 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from models.catalog import DEFAULT_BACKBONES
+from service.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "expected"),
+    [
+        ("BACKBONES", "b.x, a.y", "backbones", ("b.x", "a.y")),
+        ("BACKBONES", "", "backbones", DEFAULT_BACKBONES),
+        ("MAX_BYTES", "5", "max_bytes", 5),
+        ("MODELS", "m.toml", "models", Path("m.toml")),
+        ("ACCESS_LOG", "true", "access_log", True),
+        ("THREADS", "3", "worker_threads", 3),
+    ],
+)
+def test_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, field: str, expected: Any) -> None:
+    monkeypatch.setenv(f"FIGUREGROUND_{name}", text)
+    assert getattr(Settings(), field) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("BACKBONES", ","), ("MAX_BYTES", "0"), ("DEADLINE_SECONDS", "-1"), ("ENGINE", "tensorflow"), ("WORKERS", "0")],
+)
+def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    monkeypatch.setenv(f"FIGUREGROUND_{name}", text)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FIGUREGROUND_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Settings().cache_dir == tmp_path / "figureground"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert Settings().cache_dir == Path.home() / ".cache" / "figureground"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
