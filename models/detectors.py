@@ -13,7 +13,7 @@ from models import views
 from models.backbones import Backbone, ModelError, Source, example_pixels, file_sha256
 from models.boxes import add_margin, clip, merge_overlapping
 from models.engines import Engine, Graph
-from models.heads import HeadError, HeadFile, describe_head, load_head
+from models.heads import HeadError, HeadFile, describe_head, head_parameters, load_head
 from models.photo import Photo
 
 PREFIX = "fcos_"
@@ -80,8 +80,7 @@ class FcosDetector:
 
     @cached_property
     def parameters(self) -> int:
-        learned: int = sum(value.numel() for value in self._loaded_head().parameters())
-        return self.backbone.parameters + learned
+        return self.backbone.parameters + head_parameters(self.head)
 
     @property
     def region_size(self) -> int:

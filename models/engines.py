@@ -6,6 +6,7 @@ graph, so that both engines are fed the same bytes.
 
 import hashlib
 import logging
+import sys
 import tempfile
 import threading
 import warnings
@@ -27,6 +28,8 @@ EngineChoice = Literal["auto", "onnxruntime", "torch"]
 # A later opset or another graph around the same weights must not meet files of an earlier one.
 _GRAPH_VERSION = 1
 _OPSET = 18
+# What NVIDIA's and AMD's drivers make, and WSL.
+_GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 # torch.export is not safe in several threads.
 _one_export_at_a_time = threading.Lock()
 
@@ -110,6 +113,9 @@ def resolve_device(device: str) -> str:
     """`auto` is the GPU where there is one, else the CPU."""
     if device != "auto":
         return device
+    # On a machine without one, a server that finds its exported graphs need not import torch to be told so.
+    if sys.platform == "linux" and not any(Path(node).exists() for node in _GPU_NODES):
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

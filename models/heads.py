@@ -1,6 +1,7 @@
 """A trained head on disk: one safetensors file, fp16, with everything it needs to be used in its metadata."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ class Tuning:
     crop's top probability is above this, further boxes are not looked at.
     """
 
-    min_score: float = 0.05
+    min_score: float = 0.15
     margin: float = 0.0
     covers_image: float = 0.95
     certain: float = 0.5
@@ -74,6 +75,8 @@ def save_head(path: Path, head: "FcosHead", description: HeadFile) -> None:
             tensors[key] = half if half.isfinite().all() else tensor.detach().cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"figureground": json.dumps(asdict(description))})
+    # safetensors lets only its owner read what it writes; a service runs as somebody else.
+    path.chmod(0o644)
 
 
 def describe_head(path: Path) -> HeadFile:
@@ -96,6 +99,15 @@ def describe_head(path: Path) -> HeadFile:
         raise HeadError(f"no head file {str(path)!r}") from None
     except Exception as error:
         raise HeadError(f"{path.name} is no head that `figureground train` wrote: {error}") from error
+
+
+def head_parameters(path: Path) -> int:
+    """How many numbers were learned, without torch."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        learned = [key for key in file.keys() if not key.endswith(("running_mean", "running_var"))]  # noqa: SIM118
+        return sum(math.prod(file.get_slice(key).get_shape()) for key in learned)
 
 
 def load_head(path: Path) -> "FcosHead":

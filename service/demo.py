@@ -4,7 +4,6 @@ The photos come with scikit-image (public domain or CC0) and scikit-learn (CC BY
 more as a hard photo: pasted at about a third of the side of a canvas of another photo's shuffled tiles.
 """
 
-import importlib.util
 import socket
 import subprocess
 import sys
@@ -23,17 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.clutter import paste
+from evaluation.samples import SAMPLES
 from models.photo import read_photo
 
-_SAMPLES = {
-    "chelsea": ("skimage", "data/chelsea.png"),
-    "coffee": ("skimage", "data/coffee.png"),
-    "camera": ("skimage", "data/camera.png"),
-    "motorcycle_left": ("skimage", "data/motorcycle_left.png"),
-    "china": ("sklearn", "datasets/images/china.jpg"),
-    "flower": ("sklearn", "datasets/images/flower.jpg"),
-    "rocket": ("skimage", "data/rocket.jpg"),
-}
 _HARD_SCALE = 0.33
 _SEED = 1
 _START_SECONDS = 600
@@ -48,19 +39,24 @@ class DemoError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Sample:
+class Posted:
+    """One photo of the demo: a name for its row and picture, the bytes that are posted."""
+
     name: str
     data: bytes
 
 
-def samples() -> list[Sample]:
-    """The photos as they are, each followed by itself in clutter."""
-    originals = [Sample(name, _installed(package, path)) for name, (package, path) in _SAMPLES.items()]
+def photos() -> list[Posted]:
+    """The sample photos as they are, each followed by itself in clutter. Raises `DemoError`."""
+    try:
+        originals = [Posted(name, sample.path.read_bytes()) for name, sample in SAMPLES.items()]
+    except ModuleNotFoundError as error:
+        raise DemoError(f"{error}: pip install figureground[demo]") from error
     random = np.random.default_rng(_SEED)
     found = []
-    for index, sample in enumerate(originals):
+    for index, posted in enumerate(originals):
         other = originals[(index + 2) % len(originals)]
-        found += [sample, _in_clutter(sample, other, random)]
+        found += [posted, _in_clutter(posted, other, random)]
     return found
 
 
@@ -69,7 +65,7 @@ def main(out: Path = Path("demo")) -> None:
     with _server() as url, httpx.Client(base_url=url, timeout=60) as client:
         table = Table("photo", "box", "plain", "cropped", "combined", "agree", "ms")
         pictures = []
-        for sample in samples():
+        for sample in photos():
             answer = _posted(client, sample, "application/json").json()
             table.add_row(*_row(sample, answer))
             picture = out / f"{sample.name}.png"
@@ -92,22 +88,15 @@ def contact_sheet(pictures: list[Path], across: int = 2) -> Image.Image:
     return sheet
 
 
-def _installed(package: str, path: str) -> bytes:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise DemoError(f"the sample photos need the package {package}: pip install figureground[demo]")
-    return (Path(spec.submodule_search_locations[0]) / path).read_bytes()
-
-
-def _in_clutter(sample: Sample, other: Sample, random: np.random.Generator) -> Sample:
+def _in_clutter(sample: Posted, other: Posted, random: np.random.Generator) -> Posted:
     photo, clutter = read_photo(sample.data), read_photo(other.data)
     canvas = paste(photo.image, clutter.image, _HARD_SCALE, random).image
     buffer = BytesIO()
     canvas.save(buffer, "JPEG", quality=92)
-    return Sample(f"{sample.name}-hard", buffer.getvalue())
+    return Posted(f"{sample.name}-hard", buffer.getvalue())
 
 
-def _posted(client: httpx.Client, sample: Sample, accept: str) -> httpx.Response:
+def _posted(client: httpx.Client, sample: Posted, accept: str) -> httpx.Response:
     files = {"image": (f"{sample.name}.jpg", sample.data)}
     response = client.post("/predict", files=files, headers={"Accept": accept})
     if response.status_code != httpx.codes.OK:
@@ -115,7 +104,7 @@ def _posted(client: httpx.Client, sample: Sample, accept: str) -> httpx.Response
     return response
 
 
-def _row(sample: Sample, answer: dict[str, Any]) -> list[str]:
+def _row(sample: Posted, answer: dict[str, Any]) -> list[str]:
     def first(arm: str) -> str:
         if answer[arm] is None:
             return f"- ({answer['no_crop_reason']})"

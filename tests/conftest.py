@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loadtests.samples import SAMPLES
+from evaluation.samples import SAMPLES
 from models.backbones import bundled_backbone
 from models.catalog import Catalog
 from models.detectors import FcosDetector
@@ -15,6 +15,12 @@ from models.photo import Photo, read_photo
 from models.served import Loading, Served, load
 
 LITE0 = "tf_efficientnet_lite0.in1k"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small networks gain nothing from a second thread, and lose much where other work runs beside the tests."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,10 @@ def train(
     width: Annotated[int, typer.Option(help="Channels of the head.", min=8)] = 96,
     depth: Annotated[int, typer.Option(help="Convolutions in each of its two towers.", min=1)] = 2,
     seed: Annotated[int, typer.Option(help="Canvases and initial weights follow from it.")] = 0,
+    stop_after: Annotated[
+        int | None,
+        typer.Option(help="Stop at this step of the schedule and write the averaged head; without it, go on.", min=1),
+    ] = None,
     validation_photos: Annotated[int, typer.Option(help="Measured every 250 steps and at the end.")] = 2_000,
 ) -> None:
     """Train a class-agnostic box head on a frozen backbone (about 12 minutes on two cores).
@@ -51,7 +55,7 @@ def train(
     if out.suffix != ".safetensors":
         raise typer.BadParameter("must end in .safetensors", param_hint="--out")
     try:
-        found = recipes.train(Catalog().backbone(backbone), recipe, out, Settings().cache_dir)
+        found = recipes.train(Catalog().backbone(backbone), recipe, out, Settings().cache_dir, stop_after)
     except (ModelError, UnfitBackbone, ValueError) as error:
         typer.echo(f"figureground: {error}", err=True)
         raise typer.Exit(1) from error

@@ -136,19 +136,22 @@ class Training:
         self.fabric.save(fresh, state)
         fresh.replace(self.folder / "last.ckpt")
 
-    def run(self, photos: BoxedPhotos, validation: BoxedPhotos, workers: int = 1) -> Localisation:
-        """Train to the end, measure, and return what the averaged head reaches on the validation photos."""
+    def run(
+        self, photos: BoxedPhotos, validation: BoxedPhotos, stop_after: int | None = None, workers: int = 1
+    ) -> Localisation:
+        """Train to the end, or to step `stop_after`; what the averaged head then reaches on the validation photos."""
         recipe = self.recipe
+        last = min(recipe.steps, stop_after or recipe.steps)
         canvases = Canvases(photos, recipe.view_size, recipe.seed, recipe.steps * recipe.batch_size)
-        ahead = Subset(canvases, range(self.step * recipe.batch_size, len(canvases)))
+        ahead = Subset(canvases, range(self.step * recipe.batch_size, last * recipe.batch_size))
         loader = DataLoader(ahead, recipe.batch_size, num_workers=workers, persistent_workers=workers > 0)
         found = None
         with progress_bar() as progress:
-            task = progress.add_task("training", total=recipe.steps, completed=self.step)
+            task = progress.add_task("training", total=last, completed=self.step)
             for pixels, truth in loader:
                 loss = self._update(pixels, truth)
                 progress.update(task, advance=1, description=f"training, loss {loss:.3f}")
-                if self.step % STEPS_BETWEEN_SAVES == 0 or self.step == recipe.steps:
+                if self.step % STEPS_BETWEEN_SAVES == 0 or self.step == last:
                     found = self.validate(validation)
                     self._note(loss, found)
                     self.save()
@@ -188,7 +191,7 @@ class Training:
             backbone=self.backbone.name,
             backbone_sha256=self.backbone.sha256,
             config=self.config,
-            training={"recipe": recipe, "validation": asdict(found)},
+            training={"recipe": recipe, "steps": self.step, "validation": asdict(found)},
         )
         head: Any = self.average.module
         save_head(path, head, description)
@@ -213,12 +216,12 @@ def progress_bar() -> Progress:
     return Progress(*columns)
 
 
-def train(backbone: Backbone, recipe: Recipe, out: Path, cache: Path) -> Localisation:
+def train(backbone: Backbone, recipe: Recipe, out: Path, cache: Path, stop_after: int | None = None) -> Localisation:
     """The whole of `figureground train`: read, resume or start, train, write the head to `out`."""
     photos, validation = read_photos(recipe.data, "train"), read_photos(recipe.data, "val")
     training = Training(backbone, recipe, out.with_suffix(".run"), cache)
     if training.resume():
         training.fabric.print(f"resumed at step {training.step} of {recipe.steps}")
-    found = training.run(photos, validation)
+    found = training.run(photos, validation, stop_after)
     training.export(out, found)
     return found

@@ -68,9 +68,7 @@ def test_clip(box: tuple[float, float, float, float], expected: tuple[float, ...
         ((9, 9, 1, 1), (0, 0, 10, 10), 0),
     ],
 )
-def test_iou(
-    a: tuple[float, float, float, float], b: tuple[float, float, float, float], expected: float
-) -> None:
+def test_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float], expected: float) -> None:
     assert iou(array(a), array(b)) == pytest.approx(np.array([[expected]]))
 
 

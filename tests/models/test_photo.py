@@ -151,9 +151,7 @@ def palette_image() -> Image.Image:
         ("BMP", None, [RED, GREEN, BLUE, BLUE]),
     ],
 )
-def test_palettes(
-    file_format: str, transparency: int | bytes | None, expected: list[tuple[int, ...]]
-) -> None:
+def test_palettes(file_format: str, transparency: int | bytes | None, expected: list[tuple[int, ...]]) -> None:
     options = {} if transparency is None else {"transparency": transparency}
     photo = read_photo(encode(palette_image(), file_format, **options))
     assert quarters_of(photo.image) == expected

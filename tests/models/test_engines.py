@@ -1,0 +1,216 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.backbones import bundled_backbone, example_pixels
+from models.catalog import Catalog
+from models.engines import (
+    Array,
+    EngineError,
+    Graph,
+    OnnxEngine,
+    TorchEngine,
+    exported,
+    make_engine,
+    resolve_device,
+)
+from models.normalise import Normalise
+from models.preprocessing import Preprocessing
+
+LITE0 = "tf_efficientnet_lite0.in1k"
+
+
+class Sums(nn.Module):
+    """Two outputs of uint8 (N, 4, 4, 3) pixels."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = pixels.to(torch.float32) / 255
+        return scaled.sum((1, 2)), scaled.amax((1, 2, 3))
+
+
+class Loop(nn.Module):
+    """Cannot be exported: it decides by the values of its input."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.float().sum((1, 2)) if pixels.float().sum() > 0 else pixels.float().mean((1, 2))
+
+
+class Unlike(nn.Module):
+    """Exports as another function than the one that runs."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        total = pixels.to(torch.float32).sum((1, 2))
+        return total * 1.01 if torch.compiler.is_exporting() else total
+
+
+class NotANumber(nn.Module):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (-1 - pixels.to(torch.float32).sum((1, 2))).sqrt()
+
+
+class Builds:
+    """Counts how often the module is asked for."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        self.make = make
+        self.count = 0
+
+    def __call__(self) -> nn.Module:
+        self.count += 1
+        return self.make()
+
+
+def small_graph(
+    build: Callable[[], Any], outputs: tuple[str, ...] = ("sums", "largest"), kind: str = "sums|4"
+) -> Graph:
+    return Graph(kind, "a" * 64, build, lambda: (example_pixels(4),), ("pixels",), outputs)
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which the small graph lies."""
+    folder = tmp_path_factory.mktemp("small")
+    exported(small_graph(Sums), folder)
+    return folder
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5])
+def test_onnx_answers_as_torch_does(batch: int, cache_dir: Path) -> None:
+    graph = bundled_backbone(LITE0).graph()
+    engine = make_engine(graph, "auto", "cpu", cache_dir)
+    assert (engine.name, engine.device) == ("onnxruntime", "cpu")
+    pixels = np.random.default_rng(batch).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
+    (found,) = engine.run(pixels)
+    (expected,) = TorchEngine(graph.build(), "cpu").run(pixels)
+    assert found.shape == (batch, 1000)
+    assert found.dtype == expected.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["detector", "regions"])
+def test_the_detector_under_onnx_answers_as_torch_does(kind: str, catalog: Catalog, cache_dir: Path) -> None:
+    detector = catalog.detector("fcos_random")
+    graph = detector.graph() if kind == "detector" else detector.region_graph()
+    examples = tuple(np.concatenate([array, array[:1]]) for array in graph.examples())
+    found = make_engine(graph, "onnxruntime", "cpu", cache_dir).run(*examples)
+    expected = make_engine(graph, "torch", "cpu", cache_dir).run(*examples)
+    assert len(found) == len(graph.outputs)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert ours.shape[0] == 3
+        assert np.abs(ours - theirs).max() < 1e-4 * max(1, np.abs(theirs).max())
+
+
+def test_the_cache_is_named_by_the_weights(cached: Path) -> None:
+    graph = small_graph(Sums)
+    assert exported(graph, cached) == cached / ("a" * 64) / graph.file_name
+    assert graph.file_name.startswith("sums-")
+    assert sorted(path.name for path in cached.rglob("*")) == sorted(["a" * 64, graph.file_name])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kind": "sums|5"}, {"inputs": ("image",)}, {"outputs": ("sums", "maxima")}], ids=str
+)
+def test_other_graphs_have_other_files(changes: dict[str, Any]) -> None:
+    graph = small_graph(Sums)
+    assert replace(graph, **changes).file_name != graph.file_name
+
+
+def test_a_second_start_builds_nothing(cached: Path) -> None:
+    builds = Builds(Sums)
+    engine = make_engine(small_graph(builds), "onnxruntime", "cpu", cached)
+    sums, largest = engine.run(np.full((1, 4, 4, 3), 255, np.uint8))
+    np.testing.assert_allclose(sums, [[16, 16, 16]], rtol=1e-6)
+    np.testing.assert_allclose(largest, [1])
+    assert builds.count == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Unlike, r"ONNX Runtime's logits differs from torch's by [0-9.e+]+"),
+        (NotANumber, r"ONNX Runtime's logits differs from torch's by nan"),
+        (Loop, r"cannot be exported to ONNX \(Could not guard on data-dependent expression [^\n]*\)"),
+    ],
+)
+def test_a_graph_that_does_not_answer_as_torch_does_is_refused(
+    module: type[nn.Module], message: str, tmp_path: Path
+) -> None:
+    graph = small_graph(module, ("logits",), module.__name__)
+    with pytest.raises(EngineError, match=f"^{module.__name__}:? {message}; use the engine torch instead$"):
+        make_engine(graph, "onnxruntime", "cpu", tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert make_engine(graph, "torch", "cpu", tmp_path).run(*graph.examples())[0].shape == (2, 3)
+
+
+def test_threads_that_export_at_once_all_get_a_whole_file(tmp_path: Path) -> None:
+    builds = Builds(Sums)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: exported(small_graph(builds), tmp_path), range(4)))
+    assert len(set(paths)) == 1
+    assert builds.count == 1
+    assert OnnxEngine(paths[0]).run(*small_graph(Sums).examples())[0].shape == (2, 3)
+    assert [path.name for path in paths[0].parent.iterdir()] == [paths[0].name]
+
+
+def test_processes_that_export_at_once_all_get_a_whole_file(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.models.test_engines import *\n"
+        "exported(small_graph(Sums), Path(sys.argv[1]))"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    path = exported(small_graph(Builds(Sums)), tmp_path)
+    assert OnnxEngine(path).run(*small_graph(Sums).examples())[0].shape == (2, 3)
+    assert [path.name for path in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_one_engine_serves_several_threads(engine: Any, cached: Path) -> None:
+    shared = make_engine(small_graph(Sums), engine, "cpu", cached)
+    photos = [np.full((count % 3 + 1, 4, 4, 3), count, np.uint8) for count in range(64)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(shared.run, photos))
+    for count, (sums, largest) in enumerate(answers):
+        np.testing.assert_allclose(sums, np.full((count % 3 + 1, 3), 16 * count / 255), rtol=1e-5)
+        np.testing.assert_allclose(largest, np.full(count % 3 + 1, count / 255), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "expected"),
+    [("auto", "cpu", "onnxruntime"), ("torch", "cpu", "torch"), ("auto", "meta", "torch"), ("torch", "meta", "torch")],
+)
+def test_which_engine_it_is(engine: Any, device: str, expected: str, cached: Path) -> None:
+    found = make_engine(small_graph(Sums), engine, device, cached)
+    assert (found.name, found.device) == (expected, device)
+
+
+def test_onnxruntime_on_a_gpu_is_refused(cached: Path) -> None:
+    with pytest.raises(EngineError, match="device 'cuda:1' needs the engine torch"):
+        make_engine(small_graph(Sums), "onnxruntime", "cuda:1", cached)
+
+
+def test_resolve_device() -> None:
+    assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cuda:1") == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))]
+)
+def test_normalise(mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    pixels: Array = example_pixels(5)
+    layer = Normalise(Preprocessing(5, mean, std, 1.0, "bicubic"))
+    expected = (pixels / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(
+        layer(torch.from_numpy(pixels)).numpy(), expected.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-5
+    )
