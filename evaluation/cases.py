@@ -7,23 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.clutter import Background, Edge, paste
+from evaluation.clutter import Background, Edge, Swap, paste
 from models.label_spaces import LabelSpace, imagenet_1k
 from models.photo import Photo, read_photo
 
-_MAX_PIXELS = 200_000_000
+MAX_PIXELS = 200_000_000
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How a photo is shown: `scale` 1 is the photo itself, below it is pasted onto a canvas."""
+    """How a photo is shown: `scale` 1 is the photo itself, below it is pasted onto a canvas; `swap` keeps the object
+    in its hand-drawn box alone; `paired` is the photo of the same path in another data set."""
 
     scale: float = 1.0
     background: Background = "tiles"
     edge: Edge = "hard"
+    swap: Swap | None = None
+    paired: bool = False
 
     @property
     def name(self) -> str:
+        if self.swap is not None:
+            return f"background {self.swap}"
+        if self.paired:
+            return "paired"
         return "as it is" if self.scale == 1 else f"{self.background} {self.scale:g} {self.edge}"
 
 
@@ -55,13 +62,13 @@ class LabelledFolder:
                 yield self._case(index, path, condition, random)
 
     def _case(self, index: int, path: Path, condition: Condition, random: np.random.Generator) -> Case:
-        photo = read_photo(path.read_bytes(), _MAX_PIXELS)
+        photo = read_photo(path.read_bytes(), MAX_PIXELS)
         if condition.scale == 1:
             return Case(path, self.labels[index], photo, None)
-        other = (index + int(random.integers(1, len(self)))) % len(self)
+        other = (index + int(random.integers(1, max(2, len(self))))) % len(self)
         canvas = paste(
             photo.image,
-            read_photo(self.files[other].read_bytes(), _MAX_PIXELS).image,
+            read_photo(self.files[other].read_bytes(), MAX_PIXELS).image,
             condition.scale,
             random,
             condition.background,
@@ -71,13 +78,18 @@ class LabelledFolder:
 
 
 def read_folder(folder: Path, space: LabelSpace | None = None) -> LabelledFolder:
-    """Raises ValueError where `labels.csv` is missing or names an unknown class."""
+    """Raises ValueError where `labels.csv` is missing, or names no photo or an unknown class."""
     chosen = space or imagenet_1k()
     table = folder / "labels.csv"
     if not table.exists():
         raise ValueError(f"{folder} has no labels.csv with the columns file and wnid")
     with table.open(newline="", encoding="utf-8") as file:
-        rows = [(row["file"], row["wnid"]) for row in csv.DictReader(file)]
+        reader = csv.DictReader(file)
+        if not {"file", "wnid"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{table} has no columns file and wnid")
+        rows = [(row["file"], row["wnid"]) for row in reader]
+    if not rows:
+        raise ValueError(f"{table} names no photo")
     labels = [chosen.find(wnid) for _, wnid in rows]
     unknown = [wnid for (_, wnid), label in zip(rows, labels, strict=True) if label is None]
     if unknown:

@@ -72,7 +72,7 @@ def main(
 ) -> None:
     """Plain top-1 through the server and through timm's own transform and eager torch; where they differ."""
     photos = read_folder(folder)
-    console = Console()
+    console = Console(width=140)
     table = Table("backbone", "photos", "server right", "timm right", "other first label", "largest difference")
     with httpx.Client(base_url=url, timeout=60) as client:
         found = [compare(client, Catalog().backbone(name), photos) for name in DEFAULT_BACKBONES]

@@ -77,7 +77,8 @@ class Box:
 class Comparison:
     """The answer for one photo. `boxes` are all that passed, the best first under the policy.
 
-    `stages` are seconds spent in detect, crop and classify, of the whole batch that the photo was in.
+    `stages` are seconds spent in detect, crop and classify, of the whole batch that the photo was in, and `batches` how
+    many views the classifier was given at once, call by call.
     """
 
     size: tuple[int, int]
@@ -93,6 +94,7 @@ class Comparison:
     combined: Prediction
     arms: Mapping[Arm, Prediction | None]
     stages: Mapping[str, float] = field(default_factory=dict)
+    batches: tuple[int, ...] = ()
 
     @property
     def box(self) -> Box | None:

@@ -60,10 +60,11 @@ class _Work:
 
 
 class Stopwatch:
-    """Seconds by stage; stages may be entered more than once."""
+    """Seconds by stage; stages may be entered more than once. `batches` are the classifier's sizes, in views."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"detect": 0.0, "crop": 0.0, "classify": 0.0}
+        self.batches: list[int] = []
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
@@ -179,6 +180,7 @@ def _classify(works: Sequence[_Work], wanted: dict[int, list[View]], watch: Stop
             pixels = np.stack([_pixels(work, view) for work, view in jobs])
         with watch.stage("classify"):
             logits = group[0].classifier.logits(pixels)
+        watch.batches.append(len(jobs))
         for (work, view), row in zip(jobs, logits, strict=True):
             work.probabilities[view] = _softmax(row, work.space, work.classifier.model.label_space)
     for work in works:
@@ -234,6 +236,7 @@ def _conclude(work: _Work, combined: Floats, watch: Stopwatch) -> Comparison:
         combined=plain if cropped is None else Prediction(combined),
         arms={arm: _arm(work, arm) for arm in work.options.arms},
         stages=dict(watch.seconds),
+        batches=tuple(watch.batches),
     )
 
 
