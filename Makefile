@@ -5,7 +5,7 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow lint format bench lock clean
+.PHONY: help demo serve test test-slow fuzz system lint format bench lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -25,11 +25,19 @@ demo: $(INSTALLED) ## Serve the bundled models, post the sample photos, draw the
 serve: $(INSTALLED) ## The service on 127.0.0.1:3000
 	$(BIN)/figureground serve
 
+# With Debian's postgresql, prometheus (promtool) and nodejs installed, the tests that need them run too; without,
+# they are skipped and say so: `make system` installs them.
 test: $(INSTALLED) lint ## ruff, mypy and the whole test suite
 	$(BIN)/pytest -m "not slow"
 
 test-slow: $(INSTALLED) ## The tests that take minutes each
 	$(BIN)/pytest -m slow --timeout=3600
+
+fuzz: $(INSTALLED) ## 100,000 broken photos against the decoder (minutes)
+	$(BIN)/python -m tests.models.fuzz_photos -n 100000
+
+system: ## Debian packages for the tests of the PostgreSQL journal, the alert rules and the JavaScript client
+	apt-get update && apt-get install --yes --no-install-recommends postgresql prometheus nodejs
 
 lint: $(INSTALLED) ## ruff and mypy, strict
 	$(BIN)/ruff check .

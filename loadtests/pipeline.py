@@ -12,7 +12,8 @@ the other). Nothing is kept between photos.
 - naive, processes: the same, one process a core with one torch thread each.
 
 The contenders take turns within a run, so that whatever else the machine does hits all of them alike; the ratio is
-ours over the faster of the naive ones, of medians over the turns.
+ours over the faster of the naive ones, of medians over the turns. Beside it stands the processor time of one photo, of
+ours and of the naive way with one thread each: what a busy machine hardly changes.
 """
 
 import json
@@ -53,6 +54,8 @@ from models.served import Loading, Served, load
 
 _RESULT = Path(__file__).parent / "results" / "pipeline.json"
 _SIZES: Mapping[str, tuple[int, int] | None] = {"500x375": (500, 375), "full size": None}
+# A quiet machine's turns differ by less than this factor.
+_STEADY = 1.3
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -161,11 +164,26 @@ def stages(served: Served, jobs: Sequence[Job], repeat: int) -> dict[str, float]
     return {stage: 1000 * statistics.median(seconds) for stage, seconds in spent.items()}
 
 
+def processor_time(served: Served, naive: Callable[[Job], int], jobs: Sequence[Job], repeat: int) -> dict[str, float]:
+    """Milliseconds of processor time a photo, one after the other in one thread, mean over photos and turns."""
+    pipeline = Pipeline(served)
+    spent = {"ours": 0.0, "naive": 0.0}
+    torch.set_num_threads(1)
+    for job in list(jobs) * repeat:
+        start = time.thread_time()
+        pipeline.compare(read_photo(job.data), Options())
+        between = time.thread_time()
+        naive(job)
+        spent["ours"] += between - start
+        spent["naive"] += time.thread_time() - between
+    torch.set_num_threads(_CORES)
+    return {name: 1000 * seconds / (len(jobs) * repeat) for name, seconds in spent.items()}
+
+
 @contextmanager
-def contenders(served: Served, backbone: str, detector: str) -> Iterator[dict[str, Run]]:
+def contenders(served: Served, alone: "Naive", backbone: str, detector: str) -> Iterator[dict[str, Run]]:
     pipeline = Pipeline(served)
     torch.set_num_threads(_CORES)
-    alone = Naive(backbone, detector)
 
     def ours(job: Job) -> int:
         return pipeline.compare(read_photo(job.data), Options()).plain.first
@@ -222,14 +240,14 @@ def main(
     Naive is what the docs of PIL, timm and torchvision show: eager torch, a transform and a forward for the photo and
     for every crop. It runs once in one process with all cores, and once in a process a core. All contenders do
     the same work on the same photos in turns; the last line is the ratio to the faster naive one. Let the machine do
-    nothing else meanwhile: the ratio bears some noise, the photos a second do not.
+    nothing else meanwhile, and take the processor time where that cannot be had.
     """
     from service.settings import Settings
 
-    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     served = load(Catalog(), [backbone], [detector], Loading(Settings().cache_dir, device="cpu"))
     sets: dict[str, Any] = {}
-    with contenders(served, backbone, detector) as runs:
+    naive = Naive(backbone, detector)
+    with contenders(served, naive, backbone, detector) as runs:
         for title, size in _SIZES.items():
             distinct = jobs_for(served, sample_photos(size))
             jobs = [distinct[index % len(distinct)] for index in range(photos)]
@@ -240,20 +258,19 @@ def main(
                 "photos_per_second": medians,
                 "turns": rates,
                 "ratio": medians["ours"] / best_naive,
+                "spread": max(max(turns) / min(turns) for turns in rates.values()),
+                "processor_ms": processor_time(served, naive, distinct, repeat),
                 "stages_ms": stages(served, distinct, repeat),
                 "classifier_forwards": statistics.mean(1 + job.crops for job in jobs),
             }
     ratio = statistics.geometric_mean(found["ratio"] for found in sets.values())
-    _write(
-        out, sets, ratio, load_before, {"photos": photos, "repeat": repeat, "backbone": backbone, "detector": detector}
-    )
-    _print(sets, ratio, load_before)
+    _write(out, sets, ratio, {"photos": photos, "repeat": repeat, "backbone": backbone, "detector": detector})
+    _print(sets, ratio)
 
 
-def _write(out: Path, sets: dict[str, Any], ratio: float, load_before: float | None, asked: dict[str, Any]) -> None:
+def _write(out: Path, sets: dict[str, Any], ratio: float, asked: dict[str, Any]) -> None:
     machine = {
         "cores": _CORES,
-        "load_average_before": load_before,
         "torch": torch.__version__,
         "timm": timm.__version__,
         "onnxruntime": onnxruntime.__version__,
@@ -262,18 +279,26 @@ def _write(out: Path, sets: dict[str, Any], ratio: float, load_before: float | N
     out.write_text(json.dumps({"ratio": ratio, "sets": sets, "asked": asked, "machine": machine}, indent=1))
 
 
-def _print(sets: Mapping[str, Any], ratio: float, load_before: float | None) -> None:
+def _print(sets: Mapping[str, Any], ratio: float) -> None:
     console = Console()
     speeds = Table("photos", *next(iter(sets.values()))["photos_per_second"], "ratio", "forwards a photo")
+    processor = Table("milliseconds of processor time a photo, one thread", "ours", "naive", "ratio")
     spent = Table("milliseconds of ours, one thread", *next(iter(sets.values()))["stages_ms"])
     for title, found in sets.items():
         rates = (f"{rate:.1f}/s" for rate in found["photos_per_second"].values())
         speeds.add_row(title, *rates, f"{found['ratio']:.2f}", f"{found['classifier_forwards']:.1f}")
+        cost = found["processor_ms"]
+        times = f"{cost['ours']:.1f}", f"{cost['naive']:.1f}", f"{cost['naive'] / cost['ours']:.2f}"
+        processor.add_row(title, *times)
         spent.add_row(title, *(f"{milliseconds:.1f}" for milliseconds in found["stages_ms"].values()))
-    console.print(speeds)
-    console.print(spent)
-    if load_before is not None and load_before > 0.5:
-        console.print(f"The machine was busy before ({load_before:.1f} processes): these numbers are not to be told.")
+    for table in (speeds, processor, spent):
+        console.print(table)
+    spread = max(found["spread"] for found in sets.values())
+    if spread > _STEADY:
+        console.print(
+            f"The turns of one contender differ by a factor of {spread:.1f}: the machine is busy, only the processor "
+            "time is worth telling."
+        )
     each = ", ".join(f"{title} {found['ratio']:.2f}" for title, found in sets.items())
     console.print(f"ratio ours / faster naive: {ratio:.2f} ({each})")
 

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin, features
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, features
+
+from models.structure import excess, exif_excess
 
 # Pillow imports most of its plugins when the first file asks for one; done here, no two threads race for it.
 Image.init()
+# Half a photo is no photo: Pillow's default, held on to whatever another library may set.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 SERVED_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP") + (
     ("AVIF",) if features.check("avif") else ()
@@ -108,13 +112,17 @@ def read_photo(data: bytes | memoryview, max_pixels: int = 50_000_000) -> Photo:
 
     EXIF, TIFF and XMP orientation is applied; an orientation that cannot be read counts as upright. Alpha
     and transparent colours are composited over white, 16-bit grey is scaled to 8 bits, and every other mode
-    is converted. `max_pixels` bounds width times height as the file's header tells them, before decoding.
+    is converted. `max_pixels` bounds width times height as the file's header tells them, before decoding;
+    `models.structure` bounds the work beyond that.
     May be called from several threads at once.
 
     Raises `UnreadablePhoto`, `UnservedFormat` or `TooManyPixels`, and nothing else, whatever the bytes are.
     """
     if len(data) == 0:
         raise UnreadablePhoto("The photo is empty; send the bytes of an image file.")
+    much = excess(bytes(data))
+    if much is not None:
+        raise UnreadablePhoto(f"The file has {much}, which no photo needs; save the photo anew and send that.")
     _raise_pillow_limit(max_pixels)
     _check_pixels(_webp_canvas(data), max_pixels)
     image = _open(data, max_pixels)
@@ -204,6 +212,9 @@ def _tiff_tile(image: Image.Image) -> tuple[int, int] | None:
 
 
 def _orientation(image: Image.Image) -> int:
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and exif_excess(exif) is not None:
+        return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Broken EXIF is common in good photos.

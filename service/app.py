@@ -16,7 +16,9 @@ from starlette.routing import Route
 from models.backbones import ModelError
 from models.comparison import Options
 from models.pipeline import Pipeline
-from service import answers, loading, metrics
+from service import answers, connections, doors, endpoints, loading, logs, metrics
+from service.database import Database
+from service.journal import Journal
 from service.lifecycle import drain_before_stopping
 from service.openapi import document
 from service.outcomes import outcome_of
@@ -32,9 +34,14 @@ from service.requests import (
     while_connected,
 )
 from service.scheduler import Scheduler
-from service.settings import settings
+from service.settings import Settings, settings
 
-_ROUTES = ("/predict", "/predict/batch", "/models", "/metrics", "/livez", "/readyz", "/healthz", "/docs.json", "/")
+_ROUTES = (
+    *("/predict", "/predict/batch", "/feedback", "/feedback/batch", "/experiment", "/models"),
+    *("/metrics", "/livez", "/readyz", "/healthz", "/docs.json", "/"),
+)
+# After so many deadlines in one job a thread is given up, and with the last one the process: /livez says so.
+_STUCK_DEADLINES = 4
 _COSTLY = {"OpenTelemetryMiddleware", "TimeoutMiddleware"}
 
 
@@ -46,13 +53,37 @@ async def _metrics(_: Request) -> Response:
     return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.CONTENT_TYPE)
 
 
+async def _readyz(_: Request) -> Response:
+    """200 also with a part that is degraded: a prediction needs no journal."""
+    state = pages.state
+    if state.scheduler.draining:
+        return Response(status_code=503)
+    degraded = ["journal"] if state.journal is not None and state.journal.away else []
+    return Response(orjson.dumps({"ready": True, "degraded": degraded}), media_type="application/json")
+
+
 async def _docs(_: Request) -> Response:
     return Response(document(Figureground), media_type="application/json")
 
 
 pages = Starlette(
-    routes=[Route("/models", _models), Route("/metrics", _metrics), Route("/docs.json", _docs)],
+    routes=[
+        Route("/models", _models),
+        Route("/metrics", _metrics),
+        Route("/docs.json", _docs),
+        Route("/feedback", endpoints.feedback, methods=["POST"]),
+        Route("/feedback/batch", endpoints.feedback_batch, methods=["POST"]),
+        Route("/experiment", endpoints.experiment),
+    ],
+    exception_handlers=dict.fromkeys(endpoints.ERRORS, endpoints.problem),
 )
+
+
+def _journal(chosen: Settings) -> Journal | None:
+    if not chosen.journal_url:
+        return None
+    database = Database(chosen.journal_url)
+    return Journal(database, chosen.journal_backlog, chosen.journal_days, metrics.count_journal_rows)
 
 
 class LeanService(Service):
@@ -64,9 +95,22 @@ class LeanService(Service):
 
     def to_asgi(self, is_main: bool = True) -> Starlette:
         app: Starlette = super().to_asgi(is_main)
-        ours = [Middleware(metrics.RequestCounter, routes=_ROUTES), Middleware(Problems)]
+        chosen = settings()
+        logs.configure(chosen.log_format)
+        connections.install()
+        ours = [
+            Middleware(metrics.RequestCounter, routes=_ROUTES),
+            *([Middleware(logs.AccessLog)] if chosen.access_log else []),
+            *doors.outer(chosen),
+            Middleware(Problems),
+            *doors.inner(chosen, [*pages.routes, *app.routes]),
+        ]
         theirs = [kept for kept in app.user_middleware if getattr(kept.cls, "__name__", "") not in _COSTLY]
         app.user_middleware = [*ours, *theirs]
+        # A redirect would go to whatever the client calls our host.
+        app.router.redirect_slashes = pages.router.redirect_slashes = False
+        # In front of BentoML's own, which says nothing of the parts.
+        app.router.routes.insert(0, Route("/readyz", _readyz))
         return app
 
 
@@ -76,7 +120,8 @@ class LeanService(Service):
     service_class=LeanService,
     # BentoML's own metrics have a series for every path that anyone asks for.
     metrics={"enabled": False},
-    logging={"access": {"enabled": settings().access_log}},
+    # Its access log knows no request id.
+    logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(pages, path="/")
 class Figureground:
@@ -87,10 +132,13 @@ class Figureground:
         self.limits = Limits(self.settings.max_bytes, self.settings.max_batch)
         served = loading.load(self.settings)
         self.pipeline = Pipeline(served)
+        self.journal = _journal(self.settings)
+        pages.state.served, pages.state.journal = served, self.journal
         pages.state.models = orjson.dumps(answers.describe_served(served))
         metrics.forget_dead_workers()
         metrics.observe_models(served.load_seconds)
         self.scheduler = Scheduler(self.settings.worker_threads, self.settings.max_queue, metrics.queue_depth.set)
+        pages.state.scheduler = self.scheduler
         # A full collection over torch's objects takes a quarter of a second; these live as long as the process.
         gc.collect()
         gc.freeze()
@@ -111,9 +159,14 @@ class Figureground:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         await asyncio.to_thread(self.scheduler.close)
+        if self.journal is not None:
+            await asyncio.to_thread(self.journal.close)
 
     def __is_ready__(self) -> bool:
         return not self.scheduler.draining
+
+    def __is_alive__(self) -> bool:
+        return not self.scheduler.stuck(_STUCK_DEADLINES * self.settings.deadline_seconds)
 
     @bentoml.api(input_spec=PhotoFields, output_spec=dict, route="/predict")
     @answered
@@ -167,6 +220,8 @@ class Figureground:
                 raise too_many_bytes(self.limits.photo_bytes)
             outcome = outcome_of(photo, options, self.pipeline, self.settings.max_pixels, waited)
             metrics.observe(outcome)
+            if self.journal is not None:
+                self.journal.record(outcome, self.pipeline.served, request_id, photo)
             return answers.as_png(outcome) if png else answers.as_json(outcome, self.pipeline.served, request_id)
 
         return work

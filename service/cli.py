@@ -26,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+journal = typer.Typer(help="The answers that were given, and what was learnt of them.", no_args_is_help=True)
+app.add_typer(journal, name="journal")
+
 # typer's click goes by a name that depends on typer's version.
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -136,6 +139,35 @@ def models(
         for model in described[kind]
     ]
     _print_table(["kind", "name", "input (px)", "parameters", "source"], rows)
+
+
+@journal.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The file to write: .parquet or .csv.", show_default=False)],
+    since: Annotated[str | None, typer.Option(help="Answers from then on: RFC 3339.")] = None,
+    until: Annotated[str | None, typer.Option(help="Answers before then.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Answers with this detector.")] = None,
+) -> None:
+    """Write the journal's answers with their true labels, a row each."""
+    from service.database import Database, DatabaseAway
+    from service.experiment import parse
+    from service.export import export
+    from service.problems import Problem
+
+    url = _settings().journal_url
+    if not url:
+        _fail("the journal is off: FIGUREGROUND_JOURNAL_URL is empty", 1)
+    given = {"since": since, "until": until, "detector": detector}
+    try:
+        asked = parse({name: value for name, value in given.items() if value is not None})
+        rows = export(Database(url), out, asked)
+    except (Problem, ValueError) as error:
+        _fail(str(error), 2)
+    except DatabaseAway as error:
+        _fail(error.reason, 1)
+    except OSError as error:
+        _fail(_plain(error), 1)
+    typer.echo(f"{rows} answers in {out}")
 
 
 def _add_train() -> None:
@@ -253,6 +285,7 @@ def _environment(settings: "Settings") -> dict[str, str]:
         "DETECTORS": ",".join(settings.detectors),
         "WORKERS": str(settings.workers),
         "CACHE_DIR": str(settings.cache_dir.resolve()),
+        "JOURNAL_URL": settings.journal_url,
     }
     if settings.models is not None:
         chosen["MODELS"] = str(settings.models.resolve())

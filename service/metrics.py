@@ -7,6 +7,7 @@ sets for its workers before they import this module.
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -28,19 +29,24 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _FRACTIONS = tuple(tenths / 10 for tenths in range(1, 11))
 _REASONS = {
     400: "unreadable",
+    401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "slow_head",
     413: "too_large",
     415: "unserved_type",
     422: "invalid_option",
     429: "queue_full",
+    431: "large_head",
     503: "not_ready",
     504: "deadline",
 }
 
 requests = Counter("figureground_requests_total", "Requests answered.", ["route", "status"])
 stage_seconds = Histogram("figureground_stage_seconds", "Seconds of one photo in a stage.", ["stage"], buckets=_SECONDS)
-batch_size = Histogram("figureground_batch_size", "Photos in one batch.", ["stage"], buckets=(1, 2, 4, 8, 16, 32, 64))
+batch_size = Histogram(
+    "figureground_batch_size", "Photos, or views of them, in one batch.", ["stage"], buckets=(1, 2, 4, 8, 16, 32, 64)
+)
 queue_depth = Gauge("figureground_queue_depth", "Photos that wait for a thread.", multiprocess_mode="livesum")
 comparisons = Counter("figureground_comparisons_total", "Photos compared.", ["backbone", "detector", "outcome"])
 confidence_shift = Histogram(
@@ -57,6 +63,8 @@ box_area_fraction = Histogram(
 )
 box_score = Histogram("figureground_box_score", "Score of a photo's first box.", ["detector"], buckets=_FRACTIONS)
 rejected = Counter("figureground_rejected_total", "Photos and requests refused.", ["reason"])
+feedback = Counter("figureground_feedback_total", "True labels told, by who was right.", ["backbone", "arm", "correct"])
+journal_rows = Counter("figureground_journal_rows_total", "Answers' rows in the journal, or lost to it.", ["result"])
 model_loaded = Gauge(
     "figureground_model_loaded", "1 where a model can be asked for.", ["model"], multiprocess_mode="livemin"
 )
@@ -66,6 +74,11 @@ model_load_seconds = Gauge(
     ["model"],
     multiprocess_mode="livemax",
 )
+
+
+# A rate needs a series that has been 0.
+for _result in ("committed", "lost"):
+    journal_rows.labels(_result)
 
 
 def exposition() -> bytes:
@@ -85,8 +98,18 @@ def forget_dead_workers() -> None:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def count_rejected(status: int) -> None:
-    rejected.labels(_REASONS.get(status, "other")).inc()
+def count_rejected(status: int, reason: str | None = None) -> None:
+    rejected.labels(reason or _REASONS.get(status, "other")).inc()
+
+
+def count_feedback(backbone: str, correct: Mapping[str, bool]) -> None:
+    """One label that was told; `correct` by arm."""
+    for arm, right in correct.items():
+        feedback.labels(backbone, arm, "true" if right else "false").inc()
+
+
+def count_journal_rows(result: Literal["committed", "lost"], rows: int) -> None:
+    journal_rows.labels(result).inc(rows)
 
 
 def observe_models(load_seconds: Mapping[str, float]) -> None:
@@ -101,6 +124,8 @@ def observe(outcome: Outcome) -> None:
     for stage, seconds in outcome.seconds.items():
         stage_seconds.labels(stage).observe(seconds)
     batch_size.labels("detect").observe(1)
+    for views in comparison.batches:
+        batch_size.labels("classify").observe(views)
     comparisons.labels(comparison.backbone, comparison.detector, comparison.outcome).inc()
     if comparison.cropped is not None:
         shift = comparison.cropped.confidence - comparison.plain.confidence

@@ -1,4 +1,4 @@
-"""The OpenAPI document: BentoML's, with all three forms of a body, the options in the query, and our errors."""
+"""The OpenAPI document: BentoML's for the options' types, and all that it does not know of paths, bodies and errors."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -6,61 +6,184 @@ from typing import Any
 
 import orjson
 
-_PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "request_id"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "request_id": {"type": "string"},
-    },
+from service.schemas import SCHEMAS, TEXT, Schema, ref
+from service.settings import settings
+
+_FILE: Schema = {"type": "string", "format": "binary"}
+_BASE64: Schema = {"type": "string", "format": "byte", "contentEncoding": "base64"}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+STATUSES = {
+    400: "The body is no photo, form, JSON or base64 that can be read",
+    401: "API keys are set, and the request has none of them",
+    404: "There is no such thing",
+    405: "The path has not this method",
+    408: "The head of the request took too long",
+    413: "Too many bytes or pixels",
+    415: "A format or a content type that is not served",
+    422: "A field is missing, or an option is out of range or not served; the detail lists what is",
+    429: "The queue is full, or the API key asks too often",
+    431: "The head of the request is too large",
+    503: "Not ready, stopping, or the journal is away",
+    504: "The deadline passed",
 }
-_ERROR = {
-    "description": "An error (RFC 9457)",
-    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-}
-_FILE = {"type": "string", "format": "binary"}
+_TOLD_WITH = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
+# What the doors before every path answer.
+_ANYWHERE = (401, 405, 408, 429, 431)
+_UPLOAD = (400, 413, 415, 422, 503, 504)
+_SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"header": []}]
 
 
 @cache
 def document(service: Any) -> bytes:
     """Valid OpenAPI 3.1 as JSON, for a `bentoml.Service`."""
     spec = orjson.loads(orjson.dumps(service.openapi_spec.asdict(), option=orjson.OPT_NON_STR_KEYS))
-    for path in spec["paths"].values():
-        for method, operation in path.items():
-            operation["responses"] = {"200": operation["responses"]["200"], "default": _ERROR}
-            if method == "post":
-                _tell_options(operation)
-    predict = spec["paths"]["/predict"]["post"]
-    predict["requestBody"]["content"] |= {
-        "image/*": {"schema": _FILE},
-        "application/octet-stream": {"schema": _FILE},
-        "application/json": {"schema": _as_base64(_form(predict))},
+    form, batch = (_form(spec["paths"][path]["post"]) for path in ("/predict", "/predict/batch"))
+    return orjson.dumps(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": service.name, "version": spec["info"]["version"], "description": service.inner.__doc__},
+            "servers": [{"url": "."}],
+            "paths": {
+                "/predict": {"post": _predict(form)},
+                "/predict/batch": {"post": _predict_batch(batch)},
+                **_JOURNAL,
+                **_SYSTEM,
+            },
+            "components": {
+                "schemas": SCHEMAS,
+                "securitySchemes": {
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                },
+            },
+            "security": _SECURITY,
+        }
+    )
+
+
+def _predict(form: Schema) -> Schema:
+    bodies = {
+        "multipart/form-data": form,
+        "image/*": _FILE,
+        "application/octet-stream": _FILE,
+        "application/json": _as_base64(form),
     }
-    predict["responses"]["200"]["content"]["image/png"] = {"schema": _FILE}
-    info = {"title": service.name, "version": spec["info"]["version"], "description": service.inner.__doc__}
-    return orjson.dumps({**spec, "openapi": "3.1.0", "info": info, "components": {"schemas": {"Problem": _PROBLEM}}})
+    answers = {"application/json": ref("Answer"), "image/png": _FILE}
+    told = "Classifies one photo whole and cropped to its main object."
+    return {**_operation("predict", told, answers, _UPLOAD, bodies), "parameters": _parameters(form)}
 
 
-def _form(operation: Mapping[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+def _predict_batch(form: Schema) -> Schema:
+    told = "Classifies several photos; each has an answer or an error of its own."
+    answers = {"application/json": ref("Batch")}
+    operation = _operation("predict_batch", told, answers, _UPLOAD, {"multipart/form-data": form})
+    return {**operation, "parameters": _parameters(form)}
+
+
+def _operation(
+    name: str,
+    told: str,
+    answers: Mapping[str, Schema],
+    statuses: tuple[int, ...] = (),
+    bodies: Mapping[str, Schema] | None = None,
+) -> Schema:
+    operation: Schema = {
+        "operationId": name,
+        "description": told,
+        "responses": {
+            "200": {"description": "As asked", "content": _content(answers), "headers": _headers("X-Request-ID")},
+            **{str(status): _problem(status) for status in sorted({*statuses, *_ANYWHERE})},
+        },
+    }
+    if bodies is not None:
+        operation["requestBody"] = {"required": True, "content": _content(bodies)}
+    return operation
+
+
+def _problem(status: int) -> Schema:
+    names = ("X-Request-ID", *([_TOLD_WITH[status]] if status in _TOLD_WITH else []))
+    content = _content({"application/problem+json": ref("Problem")})
+    return {"description": STATUSES[status], "content": content, "headers": _headers(*names)}
+
+
+def _headers(*names: str) -> Schema:
+    return {name: {"required": True, "schema": TEXT} for name in names}
+
+
+def _content(schemas: Mapping[str, Schema]) -> Schema:
+    return {media_type: {"schema": schema} for media_type, schema in schemas.items()}
+
+
+def _form(operation: Mapping[str, Any]) -> Schema:
+    """The options and the photo, as BentoML tells them of the fields; a default of null says nothing."""
+    schema: Schema = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    fields, chosen = schema["properties"], settings()
+    for field in fields.values():
+        if field.get("default", ...) is None:
+            del field["default"]
+    fields["backbone"]["enum"], fields["detector"]["enum"] = list(chosen.backbones), list(chosen.detectors)
+    if "images" in fields:
+        fields["images"] |= {"minItems": 1, "maxItems": chosen.max_batch}
     return schema
 
 
-def _tell_options(operation: dict[str, Any]) -> None:
-    form = _form(operation)
-    for field in form["properties"].values():
-        if field.get("default", ...) is None:
-            del field["default"]
-    operation["parameters"] = [
+def _parameters(form: Schema) -> list[Schema]:
+    return [
         {"name": name, "in": "query", "style": "form", "explode": False, "schema": field}
         for name, field in form["properties"].items()
         if name not in form["required"]
     ]
 
 
-def _as_base64(form: dict[str, Any]) -> dict[str, Any]:
-    image = {"type": "string", "contentEncoding": "base64"}
-    return {**form, "properties": {**form["properties"], "image": image}}
+def _as_base64(form: Schema) -> Schema:
+    return {**form, "properties": {**form["properties"], "image": _BASE64}}
+
+
+def _query(name: str, schema: Schema, told: str) -> Schema:
+    return {"name": name, "in": "query", "description": told, "schema": schema}
+
+
+def _get(name: str, told: str, media_type: str, schema: Schema, statuses: tuple[int, ...] = ()) -> Schema:
+    return {"get": _operation(name, told, {media_type: schema}, statuses)}
+
+
+_JSON = "application/json"
+_WORDS = (400, 404, 413, 415, 422, 503, 504)
+_JOURNAL: Schema = {
+    "/feedback": {
+        "post": _operation(
+            "feedback",
+            "The true label of an earlier answer: a wnid, an index or a label's text.",
+            {_JSON: ref("Learnt")},
+            _WORDS,
+            {_JSON: ref("Said")},
+        )
+    },
+    "/feedback/batch": {
+        "post": _operation(
+            "feedback_batch",
+            "One such object a line; each has a result or an error of its own.",
+            {_JSON: ref("LearntBatch")},
+            _WORDS,
+            {"application/x-ndjson": TEXT},
+        )
+    },
+    "/experiment": {
+        "get": {
+            **_operation("experiment", "The running comparison.", {_JSON: ref("Experiment")}, (404, 422, 503, 504)),
+            "parameters": [
+                _query("since", _TIME, "answers from then on"),
+                _query("until", _TIME, "answers before then"),
+                _query("detector", TEXT, "answers with this detector"),
+            ],
+        }
+    },
+}
+_SYSTEM: Schema = {
+    "/models": _get("models", "What can be asked for; the defaults first.", _JSON, ref("Models")),
+    "/metrics": _get("metrics", "For Prometheus.", "text/plain", TEXT),
+    "/livez": _get("livez", "200 while the process is of use.", "text/plain", TEXT, (503,)),
+    "/readyz": _get("readyz", "200 while requests are welcome.", _JSON, ref("Ready"), (503,)),
+    "/": _get("page", "A page for people.", "text/html", TEXT),
+    "/docs.json": _get("docs", "This document.", _JSON, {"type": "object"}),
+}

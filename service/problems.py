@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.photo import PhotoError, TooManyPixels, UnservedFormat
 from models.served import UnservedChoice
-from service import metrics
+from service import logs, metrics
+from service.database import DatabaseAway
 from service.scheduler import DeadlinePassed, Draining, QueueFull
 
 log = logging.getLogger("figureground.problems")
@@ -28,8 +29,8 @@ _RETRY_AFTER = 5
 # Headers of somebody else's error response that its problem keeps.
 _KEPT_HEADERS = (b"allow", b"retry-after", b"www-authenticate")
 _DETAILS = {
-    404: "There is nothing at this path.",
-    405: "The path has not this method.",
+    404: "There is nothing at this path; /docs.json lists the paths.",
+    405: "The path has not this method; the header Allow lists those that it has.",
     500: "The service failed; its log says why.",
     503: "The service is not ready, or is stopping; try again in a moment.",
 }
@@ -47,12 +48,15 @@ Endpoint: TypeAlias = Callable[[Any, Request], Awaitable[Response]]
 
 
 class Problem(Exception):
-    """An error as the client is told it; the title is the status's own."""
+    """An error as the client is told it; the title is the status's own, `reason` the metric's unless the status's."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[str, str] | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.reason = reason
         self.headers = dict(headers or {})
 
     def body(self, request_id: str) -> bytes:
@@ -75,7 +79,7 @@ def as_problem(error: Exception) -> Problem:
         return Problem(422, _described(error))
     if isinstance(error, QueueFull):
         return Problem(429, str(error), {"Retry-After": str(error.retry_after)})
-    if isinstance(error, Draining):
+    if isinstance(error, (Draining, DatabaseAway)):
         return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER)})
     for kind, status in _STATUSES:
         if isinstance(error, kind):
@@ -87,7 +91,7 @@ def as_problem(error: Exception) -> Problem:
 def refused(error: Exception, request_id: str) -> bytes:
     """The problem's body, counted among the rejected."""
     problem = as_problem(error)
-    metrics.count_rejected(problem.status)
+    metrics.count_rejected(problem.status, problem.reason)
     return problem.body(request_id)
 
 
@@ -125,6 +129,7 @@ class Problems:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
+        logs.request_id.set(request_id)
         answer = _Answer(send, request_id)
         try:
             await self.app(scope, receive, answer.send)

@@ -153,6 +153,9 @@ async def _left(request: Request) -> None:
 
 async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body as it arrives, cut off where it exceeds `limit` bytes, at once where it says so beforehand."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise Problem(415, "Send the body without a Content-Encoding.", {"Accept-Encoding": "identity"})
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _cut_off(limit)

@@ -51,7 +51,8 @@ class Scheduler:
         self._on_depth = on_depth or (lambda _: None)
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
-        self._running = 0
+        # When each thread that has a job began it.
+        self._started: dict[int, float] = {}
         self._seconds = 0.0
         self._draining = self._closed = False
         self._threads = [
@@ -63,6 +64,15 @@ class Scheduler:
     @property
     def draining(self) -> bool:
         return self._draining
+
+    def stuck(self, seconds: float) -> bool:
+        """Whether every thread has been at its job for longer than that, so that no other will ever be done.
+
+        A thread cannot be stopped from outside; only a new process helps.
+        """
+        with self._changed:
+            begun = list(self._started.values())
+        return len(begun) == len(self._threads) and max(begun) < time.perf_counter() - seconds
 
     def check(self) -> None:
         """To be asked before a request's first job. Raises `Draining`, and `QueueFull` where `run` would now."""
@@ -109,7 +119,7 @@ class Scheduler:
             self._changed.notify()
 
     def _check_room(self) -> None:
-        if len(self._waiting) + self._running >= self._capacity:
+        if len(self._waiting) + len(self._started) >= self._capacity:
             raise QueueFull(self._retry_after())
 
     def _forget(self, job: _Job) -> None:
@@ -141,7 +151,7 @@ class Scheduler:
                     job = self._waiting.popleft()
                     self._on_depth(len(self._waiting))
                     if job.future.set_running_or_notify_cancel():
-                        self._running += 1
+                        self._started[threading.get_ident()] = time.perf_counter()
                         return job
                 if self._closed:
                     return None
@@ -149,5 +159,5 @@ class Scheduler:
 
     def _ended(self, seconds: float) -> None:
         with self._changed:
-            self._running -= 1
+            del self._started[threading.get_ident()]
             self._seconds += (seconds - self._seconds) * (_LATEST if self._seconds else 1)

@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
+from service.database import parse_url
 
 
 def _split(value: Any) -> Any:
@@ -17,9 +18,25 @@ def _split(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+
 
 def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "figureground"
+
+
+def _default_journal() -> str:
+    """A file of the user's state; set but empty, which for any other setting means its default, means off."""
+    if "FIGUREGROUND_JOURNAL_URL" in os.environ:
+        return ""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return f"sqlite:///{state / 'figureground' / 'journal.db'}"
+
+
+def _whole_url(url: str) -> str:
+    """The server's processes run in another folder, so that a file's path must be absolute."""
+    return parse_url(url).render_as_string(hide_password=False) if url else url
 
 
 class Settings(BaseSettings):
@@ -56,7 +73,36 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         1, ge=0, description="Seconds that /readyz says 503 before a stopping worker closes its socket."
     )
-    access_log: bool = Field(False, description="Log a line a request; costs 0.2 to 0.5 ms each.")
+    journal_url: Annotated[str, AfterValidator(_whole_url)] = Field(
+        default_factory=_default_journal,
+        validate_default=True,
+        repr=False,
+        description="Database of the answers: sqlite:///FILE or postgresql://...; empty: off. "
+        "By default figureground/journal.db in the user's state folder.",
+    )
+    journal_backlog: int = Field(
+        10_000, ge=1, description="Rows that one worker keeps in memory while the database is away; more are lost."
+    )
+    journal_days: float = Field(0, ge=0, description="Days until an answer and its feedback are deleted; 0: never.")
+    api_keys: Secrets = Field(
+        (), description="Keys, a comma list, of which every request must have one; empty: open to all."
+    )
+    open_metrics: bool = Field(False, description="Whether /metrics asks for no API key.")
+    rate_per_minute: int = Field(
+        0, ge=0, description="Requests a minute, and at once, of one API key to one worker; 0: no limit."
+    )
+    cors_origins: Words = Field(
+        (), description="Origins whose pages may ask, a comma list such as https://example.org, or *; empty: none."
+    )
+    max_bytes_in_flight: int = Field(
+        512 * 2**20, ge=1, description="Bytes of all bodies that one worker holds at once; 429 beyond."
+    )
+    max_connections: int = Field(512, ge=1, description="Connections to one worker at once; 503 beyond.")
+    head_seconds: float = Field(
+        10, gt=0, description="Seconds until a request's line and headers have arrived; 408 beyond."
+    )
+    access_log: bool = Field(False, description="Log a line a request, with its id; no photo, no key.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of text, or a JSON object a line.")
 
     @property
     def worker_threads(self) -> int:

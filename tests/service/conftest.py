@@ -12,9 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtests.samples import SAMPLES
+from evaluation.samples import SAMPLES
 from models.served import Served
 from tests.conftest import LITE0
+from tests.service.journals import database, postgresql_server, url
+
+__all__ = ["database", "postgresql_server", "url"]
 
 _START_SECONDS = 120
 _STOP_SECONDS = 60
@@ -60,6 +63,7 @@ def environment(random_head: Path, cache_dir: Path, tmp_path_factory: pytest.Tem
         "FIGUREGROUND_CACHE_DIR": str(cache_dir),
         "FIGUREGROUND_BACKBONES": LITE0,
         "FIGUREGROUND_DETECTORS": "fcos_random",
+        "FIGUREGROUND_JOURNAL_URL": "",
         "BENTOML_DO_NOT_TRACK": "True",
     }
 
@@ -76,6 +80,7 @@ def start_server(
     def start(*arguments: str, **settings: object) -> Iterator[Server]:
         port = _free_port()
         output = tmp_path_factory.mktemp("server") / "output"
+        settings = {"journal_url": f"sqlite:///{output.parent / 'journal.db'}", **settings}
         chosen = {f"FIGUREGROUND_{name.upper()}": str(value) for name, value in settings.items()}
         with output.open("wb") as log:
             process = subprocess.Popen(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from loadtests.samples import SAMPLES
+from evaluation.samples import SAMPLES
 from models.served import Served
 from tests.conftest import LITE0
 

@@ -147,3 +147,23 @@ def test_draining_takes_no_request_and_finishes_the_accepted(make: Make) -> None
         await asyncio.gather(*accepted)
 
     asyncio.run(main())
+
+
+def test_it_is_stuck_when_no_thread_ever_comes_back() -> None:
+    async def main() -> None:
+        scheduler, gates = Scheduler(2, 2), [Gate(), Gate()]
+        deadline = asyncio.get_running_loop().time() + 10
+        jobs = []
+        for number, gate in enumerate(gates):
+            assert not scheduler.stuck(0), number
+            jobs.append(asyncio.ensure_future(scheduler.run(gate.work, deadline)))
+            await asyncio.to_thread(gate.begun.wait, 10)
+        assert scheduler.stuck(0)
+        assert not scheduler.stuck(60)
+        for gate in gates:
+            gate.open.set()
+        await asyncio.gather(*jobs)
+        assert not scheduler.stuck(0)
+        await asyncio.to_thread(scheduler.close)
+
+    asyncio.run(main())

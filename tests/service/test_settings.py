@@ -17,6 +17,10 @@ from service.settings import Settings
         ("MODELS", "m.toml", "models", Path("m.toml")),
         ("ACCESS_LOG", "true", "access_log", True),
         ("THREADS", "3", "worker_threads", 3),
+        ("CORS_ORIGINS", "https://a.example, *", "cors_origins", ("https://a.example", "*")),
+        ("CORS_ORIGINS", "", "cors_origins", ()),
+        ("API_KEYS", "", "api_keys", ()),
+        ("LOG_FORMAT", "json", "log_format", "json"),
     ],
 )
 def test_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, field: str, expected: Any) -> None:
@@ -26,7 +30,15 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, fiel
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("BACKBONES", ","), ("MAX_BYTES", "0"), ("DEADLINE_SECONDS", "-1"), ("ENGINE", "tensorflow"), ("WORKERS", "0")],
+    [
+        ("BACKBONES", ","),
+        ("MAX_BYTES", "0"),
+        ("DEADLINE_SECONDS", "-1"),
+        ("ENGINE", "tensorflow"),
+        ("WORKERS", "0"),
+        ("LOG_FORMAT", "xml"),
+        ("RATE_PER_MINUTE", "-1"),
+    ],
 )
 def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
     monkeypatch.setenv(f"FIGUREGROUND_{name}", text)

@@ -1,0 +1,141 @@
+"""How long the running comparison takes over a journal of a million answers, with SQLite and with PostgreSQL.
+
+python -m loadtests.experiment
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Connection, event, insert, text
+
+from loadtests.postgresql import postgresql
+from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
+from service.database import Database
+from service.experiment import Asked, count, experiment
+from service.rows import HOUR, Answer, Row, Tally, TallyKey, tally_keys
+
+_RESULT = Path(__file__).parent / "results" / "experiment.json"
+_GROUP = 20_000
+_DAYS = 30
+_START = 490_000
+_OUTCOMES = ("agree", "disagree", "no_detection", "covers_image")
+
+
+def rows(number: int) -> Iterator[Row]:
+    """Answers over 30 days, from all three backbones; a fifth of them labelled."""
+    random = np.random.default_rng(0)
+    times = np.sort(random.integers(_DAYS * 24 * HOUR, size=number)) + _START * HOUR
+    outcomes = random.choice(4, number, p=(0.7, 0.2, 0.08, 0.02))
+    backbones = random.integers(3, size=number)
+    truths = np.where(random.random(number) < 0.2, random.integers(8, size=number), -1)
+    probabilities = {f"{arm}_probability": 0.5 for arm in ("plain", "cropped", "combined")}
+    timings = {f"{stage}_ms": 9.0 for stage in ("decode", "queue", "detect", "crop", "classify", "total")}
+    same = {
+        **{f"{arm}_wnid": "n02123045" for arm in ("plain", "cropped", "combined")},
+        **probabilities,
+        **timings,
+        **{f"box_{name}": 0.5 for name in ("x1", "y1", "x2", "y2", "score", "area")},
+        "backbone_sha256": "0" * 64,
+        "detector_sha256": "0" * 64,
+        "photo_sha256": "0" * 64,
+        "label_space": "imagenet-1k",
+        "box_policy": "rescored",
+        "arms": None,
+        "width": 640,
+        "height": 480,
+    }
+    for one in range(number):
+        truth = int(truths[one])
+        yield {
+            **same,
+            "request_id": random.bytes(16).hex(),
+            "answered_us": int(times[one]),
+            "backbone": DEFAULT_BACKBONES[backbones[one]],
+            "detector": DEFAULT_DETECTORS[0],
+            "outcome": _OUTCOMES[outcomes[one]],
+            "truth": truth,
+            "truth_wnid": None if truth < 0 else "n02123045",
+        }
+
+
+def fill(database: Database, number: int) -> None:
+    """Faster than the journal would: the tallies are written once, at the end."""
+    tallies: Counter[TallyKey] = Counter()
+    source = rows(number)
+    while group := [row for row, _ in zip(source, range(_GROUP), strict=False)]:
+        tallies.update(key for row in group for key in tally_keys(row))
+        with database.writing() as connection:
+            connection.execute(insert(Answer), group)
+    with database.writing() as connection:
+        connection.execute(insert(Tally), [{**key._asdict(), "answers": one} for key, one in tallies.items()])
+    if database.url.get_backend_name() == "postgresql":
+        with database.writing() as connection:
+            connection.execute(text("ANALYZE"))
+
+
+def plan(connection: Connection, asked: Asked) -> list[str]:
+    """What the database says of how it answers each statement."""
+    explain = "EXPLAIN (COSTS OFF) " if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
+    statements: list[tuple[str, object]] = []
+    event.listen(connection, "before_cursor_execute", lambda *call: statements.append((call[2], call[3])))
+    count(connection, asked)
+    found = [connection.exec_driver_sql(explain + one, bound) for one, bound in list(statements)]  # type: ignore[arg-type]
+    return [str(line[-1]) for one in found for line in one]
+
+
+def measure(database: Database, asked: Asked, times: int = 15) -> float:
+    """The median, in milliseconds."""
+    took = []
+    for _ in range(times):
+        start = time.perf_counter()
+        experiment(database, asked)
+        took.append((time.perf_counter() - start) * 1000)
+    return statistics.median(took)
+
+
+def main(number: Annotated[int, typer.Option("--rows", help="Answers in the journal.")] = 1_000_000) -> None:
+    """GET /experiment's own work, without HTTP: all answers, a range that cuts hours, and one day."""
+    console = Console()
+    middle = (_START + 15 * 24) * HOUR
+    ranges = {
+        "all": Asked(),
+        "20 days, cut": Asked((_START + 100) * HOUR + HOUR // 2, (_START + 580) * HOUR + HOUR // 3),
+        "one day": Asked(middle, middle + 24 * HOUR),
+    }
+    table = Table("database", *(f"{name} (ms)" for name in ranges))
+    result: dict[str, dict[str, float]] = {}
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        urls = {"SQLite": f"sqlite:///{folder}/journal.db"}
+        try:
+            urls["PostgreSQL"] = stack.enter_context(postgresql()).url
+        except FileNotFoundError as error:
+            console.print(str(error))
+        for name, url in urls.items():
+            database = Database(url)
+            fill(database, number)
+            result[name] = {chosen: measure(database, asked) for chosen, asked in ranges.items()}
+            table.add_row(name, *(f"{one:.1f}" for one in result[name].values()))
+            with database.reading() as connection:
+                console.print(
+                    f"[bold]{name}, 20 days, cut[/bold]", *plan(connection, ranges["20 days, cut"]), sep="\n  "
+                )
+            database.close()
+    _RESULT.parent.mkdir(parents=True, exist_ok=True)
+    _RESULT.write_text(json.dumps({"rows": number, "milliseconds": result}, indent=2))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

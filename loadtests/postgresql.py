@@ -1,0 +1,65 @@
+"""A PostgreSQL of one's own for tests and measurements: in a temporary folder, on a free port, gone afterwards."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PostgreSQL:
+    binaries: Path
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://figureground@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """Cuts the connections that are open, and takes back what they have not committed."""
+        self._run("pg_ctl", "-w", "-m", "fast", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # PostgreSQL refuses to run as root.
+        user = "postgres" if os.geteuid() == 0 else None
+        command = [str(self.binaries / program), "-D", str(self.folder / "data"), *arguments]
+        subprocess.run(command, check=True, user=user, stdout=subprocess.DEVNULL, cwd=self.folder)
+
+
+def find_binaries() -> Path | None:
+    """The folder of initdb and pg_ctl, the newest of Debian's, or None."""
+    found = shutil.which("pg_ctl")
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    return Path(found).parent if found else next(reversed(debian), None)
+
+
+@contextmanager
+def postgresql() -> Iterator[PostgreSQL]:
+    """A running server, empty. Raises `FileNotFoundError` where PostgreSQL is not installed."""
+    binaries = find_binaries()
+    if binaries is None:
+        raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
+    with tempfile.TemporaryDirectory(prefix="figureground-") as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        server = PostgreSQL(binaries, Path(folder), port)
+        if os.geteuid() == 0:
+            os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
+        server._run("initdb", "-A", "trust", "-U", "figureground")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

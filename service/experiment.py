@@ -1,0 +1,206 @@
+"""The running comparison: whether crops help in production, from the answers whose truth was told.
+
+A journal of a million answers is read in milliseconds: whole days and hours from their tallies, the rest of the first
+and last hour from its answers.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from scipy.optimize import brentq
+from scipy.special import betaln, xlog1py, xlogy
+from scipy.stats import binomtest
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from service.database import Database
+from service.problems import Problem
+from service.rows import DAY, RIGHT, SPANS, UNLABELLED, Answer, Tally
+
+ALPHA = 0.05
+# An e-value above it is told as it: JSON has no infinity.
+_LARGEST = 1e300
+# No answer is later: the end of days, which is a multiple of all spans.
+_NEVER = 10_000_000 * DAY
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6}\d*)?([Zz]|[+-]\d\d:\d\d)")
+_PARAMETERS = ("since", "until", "detector")
+
+
+class Kind(NamedTuple):
+    """What answers have in common; `truth` as in `service.rows.Answer`."""
+
+    backbone: str
+    outcome: str
+    truth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which answers: from `since` on and before `until`, in microseconds since 1970; None is all."""
+
+    since: int | None = None
+    until: int | None = None
+    detector: str | None = None
+
+
+def parse(query: Mapping[str, str]) -> Asked:
+    """Of a request's query. Raises `Problem` (422)."""
+    for name in query:
+        if name not in _PARAMETERS:
+            raise Problem(422, f"{name[:100]!r} is no option; there are {', '.join(_PARAMETERS)}.")
+    if not query.get("detector", "").isprintable():
+        raise Problem(422, "detector is no name.")
+    times = {name: _microseconds(name, query[name]) for name in ("since", "until") if name in query}
+    return Asked(**times, detector=query.get("detector"))
+
+
+def experiment(database: Database, asked: Asked) -> dict[str, Any]:
+    """What GET /experiment answers. Raises `service.database.DatabaseAway`."""
+    with database.reading() as connection:
+        kinds = count(connection, asked)
+    backbones: dict[str, Counter[Kind]] = {}
+    for kind, answers in kinds.items():
+        backbones.setdefault(kind.backbone, Counter())[kind] = answers
+    return {"backbones": {name: summarise(backbones[name]) for name in sorted(backbones)}}
+
+
+def count(connection: Connection, asked: Asked) -> Counter[Kind]:
+    """How many answers of each kind."""
+    counts: Counter[Kind] = Counter()
+    low, high = max(0, asked.since or 0), _NEVER if asked.until is None else min(asked.until, _NEVER)
+    for span, first, last in _cover(low, high, SPANS):
+        if span is None:
+            _sum(connection, counts, Answer, [Answer.answered_us >= first, Answer.answered_us < last], asked.detector)
+        else:
+            of_span = [Tally.span == span, Tally.number >= first, Tally.number < last]
+            _sum(connection, counts, Tally, of_span, asked.detector)
+    return +counts
+
+
+def _cover(low: int, high: int, spans: Sequence[int]) -> Iterator[tuple[int | None, int, int]]:
+    """A time in parts: `(span, first, last)` of tallies' numbers, the longest spans that fit, else of microseconds."""
+    if low >= high:
+        return
+    if not spans:
+        yield None, low, high
+        return
+    span, *shorter = spans
+    first, last = -(-low // span), high // span
+    if first >= last:
+        yield from _cover(low, high, shorter)
+        return
+    yield span, first, last
+    yield from _cover(low, first * span, shorter)
+    yield from _cover(last * span, high, shorter)
+
+
+def _sum(
+    connection: Connection,
+    counts: Counter[Kind],
+    table: type[Tally] | type[Answer],
+    where: list[ColumnElement[bool]],
+    detector: str | None,
+) -> None:
+    kind = (table.backbone, table.outcome, table.truth)
+    answers = func.sum(Tally.answers) if table is Tally else func.count()
+    statement = select(*kind, answers).where(*where).group_by(*kind)
+    if detector is not None:
+        statement = statement.where(table.detector == detector)
+    for backbone, outcome, truth, number in connection.execute(statement):
+        counts[Kind(backbone, outcome, truth)] += int(number)
+
+
+def summarise(kinds: Mapping[Kind, int]) -> dict[str, Any]:
+    """One backbone's answers. Rates are shares, 0..1, None of nothing: agreement of the answers with a crop."""
+    outcomes, truths = Counter[str](), Counter[int]()
+    for kind, answers in kinds.items():
+        outcomes[kind.outcome] += answers
+        truths[kind.truth] += answers
+    total = sum(outcomes.values())
+    labelled = total - truths.pop(UNLABELLED, 0)
+    rescued = sum(number for truth, number in truths.items() if truth & RIGHT["cropped"] and not truth & RIGHT["plain"])
+    broken = sum(number for truth, number in truths.items() if truth & RIGHT["plain"] and not truth & RIGHT["cropped"])
+    right = {arm: sum(number for truth, number in truths.items() if truth & bit) for arm, bit in RIGHT.items()}
+    return {
+        "answers": total,
+        "labelled": labelled,
+        "arms": {arm: proportion(correct, labelled) for arm, correct in right.items()},
+        "rescued": rescued,
+        "broken": broken,
+        "p_value": mcnemar(rescued, broken),
+        "sequential": sequential(rescued, broken),
+        "agreement_rate": _share(outcomes["agree"], outcomes["agree"] + outcomes["disagree"]),
+        "no_detection_rate": _share(outcomes["no_detection"], total),
+    }
+
+
+def proportion(correct: int, total: int) -> dict[str, Any]:
+    """With the score interval of Wilson (1927), J. Am. Stat. Assoc. 22, 209-212; of nothing, nothing is known."""
+    if total == 0:
+        return {"correct": 0, "accuracy": None, "low": 0.0, "high": 1.0}
+    interval = binomtest(correct, total).proportion_ci(1 - ALPHA, method="wilson")
+    low, high = float(interval.low), float(interval.high)
+    return {"correct": correct, "accuracy": correct / total, "low": low, "high": high}
+
+
+def mcnemar(rescued: int, broken: int) -> float:
+    """Exact two-sided p-value of the discordant pairs: McNemar (1947), Psychometrika 12, 153-157; 1 without any.
+
+    It holds for one look at a number of answers that was fixed beforehand.
+    """
+    return float(binomtest(rescued, rescued + broken).pvalue) if rescued + broken else 1.0
+
+
+def sequential(rescued: int, broken: int) -> dict[str, float]:
+    """The same question for who looks as often as they like, and stops when they like.
+
+    Each discordant pair is a coin that is fair where crops neither help nor harm. Betting on all biases alike (a
+    uniform prior) multiplies a stake of 1 to the e-value; were the coin fair, it would ever exceed 1/alpha with
+    probability alpha at most: Ville (1939); Robbins (1970), Ann. Math. Stat. 41, 1397-1409; as e-process and
+    beta-binomial boundary in Howard et al. (2021), Ann. Stat. 49, 1055-1080. `p_value` is its inverse; `low` and `high`
+    bound the share of rescued among the discordant pairs, at all times together with 95 %. Valid for a `since` chosen
+    beforehand.
+    """
+    log_e = float(betaln(rescued + 1, broken + 1)) + (rescued + broken) * math.log(2)
+    low, high = _confidence_sequence(rescued, broken)
+    return {
+        "e_value": math.exp(min(log_e, math.log(_LARGEST))),
+        "p_value": min(1.0, math.exp(-log_e)),
+        "low": low,
+        "high": high,
+    }
+
+
+def _confidence_sequence(rescued: int, broken: int) -> tuple[float, float]:
+    """The biases against which the stake has not reached 1/alpha."""
+    if rescued + broken == 0:
+        return 0.0, 1.0
+    mixture = float(betaln(rescued + 1, broken + 1))
+
+    def excess(share: float) -> float:
+        return mixture - float(xlogy(rescued, share) + xlog1py(broken, -share)) + math.log(ALPHA)
+
+    middle = rescued / (rescued + broken)
+    low = float(brentq(excess, 0.0, middle)) if rescued and excess(0.0) > 0 else 0.0
+    high = float(brentq(excess, middle, 1.0)) if broken and excess(1.0) > 0 else 1.0
+    return low, high
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _microseconds(name: str, text: str) -> int:
+    # A plus that was not encoded arrives as a space.
+    text = re.sub(r" (\d\d:\d\d)$", r"+\1", text) if re.search(r"[Tt].* \d\d:\d\d$", text) else text
+    try:
+        if not _RFC_3339.fullmatch(text):
+            raise ValueError
+        since = datetime.fromisoformat(text.upper()) - datetime(1970, 1, 1, tzinfo=UTC)
+    except ValueError:
+        raise Problem(422, f"{name} is no time like 2026-03-01T12:00:00Z (RFC 3339).") from None
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -1,0 +1,151 @@
+"""The journal's tables: one typed row an answer, every word of feedback, and the sums that the experiment is read from.
+
+Times are microseconds since 1970 in UTC, so that both databases compare and add them alike.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from sqlalchemy import JSON, BigInteger, Connection, Integer, SmallInteger, insert, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Row: TypeAlias = dict[str, Any]
+
+HOUR = 3_600_000_000
+DAY = 24 * HOUR
+# How long the times are that have tallies of their own, longest first; each is a multiple of the next.
+SPANS = (DAY, HOUR)
+UNLABELLED = -1
+# What counts as right in an answer's `truth`: a bit each.
+RIGHT: Mapping[str, int] = {"plain": 1, "cropped": 2, "combined": 4}
+
+
+class Base(DeclarativeBase):
+    # The text that is JSON in SQLite is a real JSON in PostgreSQL; wnids and probabilities of the further arms.
+    type_annotation_map = {dict[str, Any]: JSON, int: BigInteger}  # noqa: RUF012 as SQLAlchemy declares it
+
+
+class Answer(Base):
+    """One photo's answer, never its pixels. A client may use a request id again: the time tells the answers apart.
+
+    `outcome` is agree, disagree, no_detection or covers_image; `box_*` are pixels of the upright photo, None without a
+    box; `box_area` is its share of the photo. `truth` is UNLABELLED, or the sum of RIGHT's bits under `truth_wnid`.
+    """
+
+    __tablename__ = "answers"
+
+    request_id: Mapped[str] = mapped_column(primary_key=True)
+    answered_us: Mapped[int] = mapped_column(primary_key=True, index=True, autoincrement=False)
+    backbone: Mapped[str]
+    backbone_sha256: Mapped[str | None]
+    detector: Mapped[str]
+    detector_sha256: Mapped[str | None]
+    label_space: Mapped[str]
+    box_policy: Mapped[str]
+    outcome: Mapped[str]
+    plain_wnid: Mapped[str]
+    plain_probability: Mapped[float]
+    cropped_wnid: Mapped[str | None]
+    cropped_probability: Mapped[float | None]
+    combined_wnid: Mapped[str]
+    combined_probability: Mapped[float]
+    arms: Mapped[dict[str, Any] | None]
+    box_x1: Mapped[float | None]
+    box_y1: Mapped[float | None]
+    box_x2: Mapped[float | None]
+    box_y2: Mapped[float | None]
+    box_score: Mapped[float | None]
+    box_area: Mapped[float | None]
+    width: Mapped[int]
+    height: Mapped[int]
+    photo_sha256: Mapped[str]
+    decode_ms: Mapped[float]
+    queue_ms: Mapped[float]
+    detect_ms: Mapped[float]
+    crop_ms: Mapped[float]
+    classify_ms: Mapped[float]
+    total_ms: Mapped[float]
+    truth: Mapped[int] = mapped_column(SmallInteger)
+    truth_wnid: Mapped[str | None]
+
+
+class Word(Base):
+    """One word of feedback; an answer's last one is its truth."""
+
+    __tablename__ = "words"
+
+    number: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    request_id: Mapped[str] = mapped_column(index=True)
+    answered_us: Mapped[int] = mapped_column(index=True)
+    said_us: Mapped[int]
+    wnid: Mapped[str]
+
+
+class Tally(Base):
+    """How many answers of one hour or day are alike in all that the experiment asks; kept in step with `answers`.
+
+    The time starts `number` times `span` after 1970.
+    """
+
+    __tablename__ = "tallies"
+
+    span: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    backbone: Mapped[str] = mapped_column(primary_key=True)
+    detector: Mapped[str] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    truth: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    answers: Mapped[int]
+
+
+class TallyKey(NamedTuple):
+    span: int
+    number: int
+    backbone: str
+    detector: str
+    outcome: str
+    truth: int
+
+
+def tally_keys(row: Mapping[str, Any]) -> list[TallyKey]:
+    """Of all tallies that a row of `Answer` is in."""
+    alike = (row["backbone"], row["detector"], row["outcome"], row["truth"])
+    return [TallyKey(span, row["answered_us"] // span, *alike) for span in SPANS]
+
+
+def insert_answers(connection: Connection, rows: Sequence[Row], again: bool = False) -> None:
+    """Rows of `Answer` and their tallies; `again` leaves out those that an earlier try did write after all."""
+    if again:
+        written = _written(connection, rows)
+        rows = [row for row in rows if (row["request_id"], row["answered_us"]) not in written]
+    if rows:
+        connection.execute(insert(Answer), rows)
+        add_to_tallies(connection, Counter(key for row in rows for key in tally_keys(row)))
+
+
+def add_to_tallies(connection: Connection, changes: Mapping[TallyKey, int]) -> None:
+    """Always in the same order, so that two writers wait for each other instead of in a circle."""
+    for key, change in sorted(changes.items()):
+        if change == 0:
+            continue
+        if not _add(connection, key, change):
+            try:
+                with connection.begin_nested():
+                    connection.execute(insert(Tally), {**key._asdict(), "answers": change})
+            except IntegrityError:  # Another writer was the first to make it.
+                _add(connection, key, change)
+
+
+def _add(connection: Connection, key: TallyKey, change: int) -> bool:
+    one = [getattr(Tally, name) == value for name, value in key._asdict().items()]
+    return connection.execute(update(Tally).where(*one).values(answers=Tally.answers + change)).rowcount > 0
+
+
+def _written(connection: Connection, rows: Iterable[Row]) -> set[tuple[str, int]]:
+    keys = [(row["request_id"], row["answered_us"]) for row in rows]
+    found = connection.execute(
+        select(Answer.request_id, Answer.answered_us).where(tuple_(Answer.request_id, Answer.answered_us).in_(keys))
+    )
+    return {(request_id, answered_us) for request_id, answered_us in found}

@@ -1,0 +1,94 @@
+"""Rows, and databases to put them in, for the tests of the journal, of feedback and of the experiment."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, select, text
+
+from loadtests.postgresql import PostgreSQL, find_binaries, postgresql
+from models.label_spaces import imagenet_1k
+from service.database import Database, parse_url
+from service.rows import UNLABELLED, Answer, Row
+
+WNIDS = imagenet_1k().wnids
+STAGES = ("decode", "queue", "detect", "crop", "classify", "total")
+needs_postgresql = pytest.mark.skipif(find_binaries() is None, reason="PostgreSQL is not installed")
+
+
+def row(request_id: str = "a", answered_us: int | None = None, **changed: Any) -> Row:
+    """Of an answer whose arms all say the first class."""
+    first = {f"{arm}_wnid": WNIDS[0] for arm in ("plain", "cropped", "combined")}
+    return {
+        "request_id": request_id,
+        "answered_us": time.time_ns() // 1000 if answered_us is None else answered_us,
+        "backbone": "b",
+        "backbone_sha256": None,
+        "detector": "d",
+        "detector_sha256": None,
+        "label_space": "imagenet-1k",
+        "box_policy": "rescored",
+        "outcome": "agree",
+        **first,
+        **{f"{arm}_probability": 0.5 for arm in ("plain", "cropped", "combined")},
+        "arms": None,
+        **{f"box_{name}": 0.5 for name in ("x1", "y1", "x2", "y2", "score", "area")},
+        "width": 640,
+        "height": 480,
+        "photo_sha256": "0" * 64,
+        **{f"{stage}_ms": 1.0 for stage in STAGES},
+        "truth": UNLABELLED,
+        "truth_wnid": None,
+        **changed,
+    }
+
+
+def answers(database: Database) -> list[dict[str, Any]]:
+    with database.reading() as connection:
+        found = connection.execute(select(Answer.__table__).order_by(Answer.answered_us)).mappings()
+        return [dict(one) for one in found]
+
+
+def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+@contextmanager
+def new_postgresql_url(server: PostgreSQL) -> Iterator[str]:
+    """Of an empty database in this server."""
+    name = f"test{os.getpid()}_{time.time_ns()}"
+    admin = create_engine(parse_url(server.url), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    yield server.url.removesuffix("postgres") + name
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQL]:
+    with postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgresql)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of a database that is empty."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'new' / 'journal.db'}"
+        return
+    with new_postgresql_url(request.getfixturevalue("postgresql_server")) as found:
+        yield found
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    opened = Database(url)
+    yield opened
+    opened.close()
