@@ -29,7 +29,7 @@ def seconds_to_ready(cache: Path) -> float:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "FIGUREGROUND_CACHE_DIR": str(cache)}
+    environment = {**os.environ, "FIGUREGROUND_CACHE_DIR": str(cache), "FIGUREGROUND_JOURNAL_URL": ""}
     start = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

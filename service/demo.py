@@ -4,6 +4,7 @@ The photos come with scikit-image (public domain or CC0) and scikit-learn (CC BY
 more as a hard photo: pasted at about a third of the side of a canvas of another photo's shuffled tiles.
 """
 
+import os
 import socket
 import subprocess
 import sys
@@ -134,7 +135,8 @@ def _server() -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(command)
+    # What the demo asks is nothing for the user's own journal.
+    process = subprocess.Popen(command, env={**os.environ, "FIGUREGROUND_JOURNAL_URL": ""})
     try:
         with console.status("Loading models (the first start exports them for ONNX Runtime: a minute)"):
             _wait(url, process)
