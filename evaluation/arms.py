@@ -15,11 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from scipy.stats import binomtest
-from statsmodels.stats.proportion import proportion_confint
 
+from evaluation import statistics
 from evaluation.cases import Case, Condition, LabelledFolder, read_folder
 from evaluation.clutter import Background, Edge
+from evaluation.statistics import Proportion, proportion
 from models import views
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS, Catalog
 from models.comparison import Comparison, Options, Prediction
@@ -28,14 +28,6 @@ from models.served import Loading, load
 
 ARMS = ("plain", "cropped", "detector", "combined", "squashed", "center", "rectangle")
 _PARALLEL = 2
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    correct: int
-    accuracy: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class Result:
     scale: float
     backbone: str
     photos: int
-    arms: dict[str, Accuracy]
+    arms: dict[str, Proportion]
     rescued: int
     broken: int
     p_value: float
@@ -97,7 +89,7 @@ def _judged(pipeline: Pipeline, case: Case, comparison: Comparison) -> dict[str,
 
 
 def _result(condition: Condition, backbone: str, rows: list[dict[str, bool]], missing: list[bool]) -> Result:
-    arms = {arm: _accuracy([row[arm] for row in rows]) for arm in ARMS if arm in rows[0]}
+    arms = {arm: proportion(sum(row[arm] for row in rows), len(rows)) for arm in ARMS if arm in rows[0]}
     rescued, broken, p_value = mcnemar((row["plain"], row["cropped"]) for row in rows)
     also_rescued, also_broken, also_p = mcnemar((row["plain"], row["combined"]) for row in rows)
     return Result(
@@ -120,13 +112,8 @@ def mcnemar(pairs: Iterable[tuple[bool, bool]]) -> tuple[int, int, float]:
     """(before, after) pairs -> how many became right, how many became wrong, the exact two-sided p-value."""
     discordant = [after for before, after in pairs if before != after]
     rescued = sum(discordant)
-    p_value = binomtest(rescued, len(discordant)).pvalue if discordant else 1.0
-    return rescued, len(discordant) - rescued, float(p_value)
-
-
-def _accuracy(right: list[bool]) -> Accuracy:
-    low, high = proportion_confint(sum(right), len(right), method="wilson")
-    return Accuracy(sum(right), sum(right) / len(right), float(low), float(high))
+    broken = len(discordant) - rescued
+    return rescued, broken, statistics.mcnemar(rescued, broken)
 
 
 def main(

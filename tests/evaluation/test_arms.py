@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.arms import ARMS, Accuracy, _accuracy, _result, mcnemar, measure
+from evaluation.arms import ARMS, _result, mcnemar, measure
 from evaluation.cases import Condition, read_folder
 from evaluation.samples import SAMPLES
+from evaluation.statistics import Proportion, proportion
 from models.label_spaces import imagenet_1k
 from models.photo import Photo
 from models.pipeline import Pipeline
@@ -59,7 +60,7 @@ def test_mcnemar(rescued: int, broken: int, p_value: float) -> None:
     ],
 )
 def test_accuracy(correct: int, total: int, low: float, high: float) -> None:
-    found = _accuracy([True] * correct + [False] * (total - correct))
+    found = proportion(correct, total)
     assert (found.correct, found.accuracy) == (correct, correct / total)
     assert found.low == pytest.approx(low, abs=1e-5)
     assert found.high == pytest.approx(high, abs=1e-5)
@@ -78,7 +79,7 @@ def test_result_counts_rescued_and_broken_against_plain() -> None:
     assert (found.rescued, found.broken, found.p_value) == (2, 1, 1.0)
     assert (found.combined_rescued, found.combined_broken) == (1, 0)
     assert found.no_crop_rate == 0.25
-    assert isinstance(found.arms["plain"], Accuracy)
+    assert isinstance(found.arms["plain"], Proportion)
 
 
 def test_photos_as_they_are(folder: Path, served: Served) -> None:
