@@ -32,7 +32,8 @@ _START_SECONDS = 600
 _STOP_SECONDS = 60
 _THUMBNAIL = (510, 330)
 
-console = Console()
+# One line a photo, also where the terminal or the file is narrower.
+console = Console(width=max(140, Console().width))
 
 
 class DemoError(RuntimeError):
