@@ -23,8 +23,9 @@ from evaluation.cases import Case, Condition, LabelledFolder, read_folder
 from models import views
 from models.boxes import area, crop_box
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS, Catalog
+from models.comparison import probabilities_over
 from models.fusion import FusionRule, fuse
-from models.served import Classifier, Loading, Served, load
+from models.served import Loading, Served, load
 
 CONDITIONS = (
     Condition(),
@@ -80,7 +81,8 @@ def _views(served: Served, case: Case) -> Views:
     windows = [crop_box(box, margin, photo.width, photo.height) for margin in MARGINS for box in boxes]
     pixels = [views.plain(photo, preprocessing)]
     pixels += [views.cropped(photo, window, preprocessing) for window in windows]
-    probabilities = _softmax(classifier, np.stack(pixels))
+    own = classifier.model.label_space
+    probabilities = probabilities_over(own, classifier.logits(np.stack(pixels)), own)
     whole = photo.width * photo.height
     return Views(
         label=case.label,
@@ -92,12 +94,6 @@ def _views(served: Served, case: Case) -> Views:
             len(MARGINS), len(boxes)
         ),
     )
-
-
-def _softmax(classifier: Classifier, pixels: views.Pixels) -> Floats:
-    logits = classifier.logits(pixels)
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float32)
 
 
 def plain(seen: Views, margin: int) -> Floats:  # noqa: ARG001 -- one signature for all rules

@@ -13,7 +13,7 @@ from evaluation.once import once
 from evaluation.stress import Shown
 from models import views
 from models.boxes import iou
-from models.comparison import Arm, Comparison, Options
+from models.comparison import Arm, Comparison, Options, probabilities_over
 from models.detectors import LoadedDetector
 from models.label_spaces import LabelSpace
 from models.pipeline import Pipeline
@@ -100,7 +100,7 @@ class Judge:
             preprocessing = classifier.model.preprocessing
             pixels = np.stack([views.cropped(batch[place].photo, window, preprocessing) for place, _, window in wanted])
             for (place, control, _), row in zip(wanted, classifier.logits(pixels), strict=True):
-                answer = _probabilities(row, space, classifier.model.label_space)
+                answer = probabilities_over(space, row, classifier.model.label_space)
                 found[place].setdefault(control, []).append(answer)
         for answers, comparison in zip(found, comparisons, strict=True):
             if "random" in self.arms:
@@ -177,10 +177,3 @@ def _iou(shown: Shown, comparison: Comparison) -> float | None:
     if comparison.box is None or not len(drawn):
         return None
     return float(iou(np.array([comparison.box.xyxy]), drawn).max())
-
-
-def _probabilities(logits: Floats, space: LabelSpace, own: LabelSpace) -> Floats:
-    """(classes of `own`,) -> (classes of `space`,)."""
-    chosen = logits if space == own else logits[space.indices_in(own)]
-    shifted = np.exp(chosen - chosen.max())
-    return np.asarray(shifted / shifted.sum(), np.float32)

@@ -110,3 +110,11 @@ class Comparison:
         if self.no_crop_reason is not None:
             return self.no_crop_reason
         return "agree" if self.agreement else "disagree"
+
+
+def probabilities_over(space: LabelSpace, logits: NDArray[np.float32], own: LabelSpace) -> NDArray[np.float32]:
+    """Softmax over `space`, (..., len(space)), from logits over `own`, (..., len(own)): those of its classes alone."""
+    if space != own:
+        logits = logits[..., space.indices_in(own)]
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True), np.float32)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models import views
 from models.boxes import area, crop_box, order_by_policy
-from models.comparison import Arm, Box, Comparison, Corners, NoCropReason, Options, Prediction
+from models.comparison import Arm, Box, Comparison, Corners, NoCropReason, Options, Prediction, probabilities_over
 from models.detectors import Detection, LoadedDetector
 from models.fusion import FusionRule, fuse
 from models.heads import Tuning
@@ -182,7 +182,7 @@ def _classify(works: Sequence[_Work], wanted: dict[int, list[View]], watch: Stop
             logits = group[0].classifier.logits(pixels)
         watch.batches.append(len(jobs))
         for (work, view), row in zip(jobs, logits, strict=True):
-            work.probabilities[view] = _softmax(row, work.space, work.classifier.model.label_space)
+            work.probabilities[view] = probabilities_over(work.space, row, work.classifier.model.label_space)
     for work in works:
         if "detector" in wanted[id(work)]:
             with watch.stage("classify"):
@@ -206,15 +206,7 @@ def _ask_detector(work: _Work) -> None:
     own = work.detector.model.backbone.label_space
     if work.space.is_subset_of(own):
         logits = work.detector.region_logits([work.photo], [work.main_box])[0]
-        work.probabilities["detector"] = _softmax(logits, work.space, own)
-
-
-def _softmax(logits: Floats, space: LabelSpace, own: LabelSpace) -> Floats:
-    """Probabilities over `space` from logits over `own`: the logits of its classes alone."""
-    if space != own:
-        logits = logits[space.indices_in(own)]
-    shifted = np.exp(logits - logits.max())
-    return np.asarray(shifted / shifted.sum(), np.float32)
+        work.probabilities["detector"] = probabilities_over(work.space, logits, own)
 
 
 def _conclude(work: _Work, combined: Floats, watch: Stopwatch) -> Comparison:

@@ -17,6 +17,7 @@ from service.database import DatabaseAway
 from service.feedback import Learnt, Said, learn
 from service.journal import Journal
 from service.problems import MEDIA_TYPE, Problem, as_problem, refused
+from service.requests import json_object
 from service.settings import settings
 
 # What these may raise, to be answered by `problem`.
@@ -89,13 +90,7 @@ async def _learn(request: Request, said: list[Said]) -> list[Learnt | Problem]:
 
 
 def _said(line: bytes) -> Said:
-    try:
-        document = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise Problem(400, "The body is no JSON.") from None
-    if not isinstance(document, dict):
-        raise Problem(422, 'Send a JSON object, {"request_id": "...", "label": "..."}.')
-    return Said.model_validate(document)
+    return Said.model_validate(json_object(line, 'Send a JSON object, {"request_id": "...", "label": "..."}.'))
 
 
 def _said_or_problem(line: bytes) -> Said | Problem:

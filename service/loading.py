@@ -41,8 +41,7 @@ def is_exported(settings: Settings) -> bool:
 def load(settings: Settings, on_progress: Callable[[str], None] | None = None) -> Served:
     """Raises `ModelError`, and `models.engines.EngineError` with a message as fit for an operator."""
     loading = Loading(cache=settings.cache_dir, device=settings.device, engine=settings.engine)
-    told = on_progress or (lambda _: None)
     try:
-        return load_models(catalog(settings), settings.backbones, settings.detectors, loading, told)
+        return load_models(catalog(settings), settings.backbones, settings.detectors, loading, on_progress)
     except OSError as error:
         raise ModelError(f"the models cannot be loaded: {error}") from error

@@ -175,13 +175,19 @@ async def _read_body(request: Request, limit: int) -> bytes:
     return b"".join([chunk async for chunk in _chunks(request, limit)])
 
 
-def _parse_json(body: bytes) -> tuple[list[bytes | None], list[tuple[str, Any]]]:
+def json_object(body: bytes, expected: str) -> dict[str, Any]:
+    """Raises `Problem`: 400 for what is no JSON, 422 with the detail `expected` for what is no object."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise Problem(400, "The body is no JSON.") from None
     if not isinstance(document, dict):
-        raise Problem(422, 'The body must be a JSON object, {"image": "<base64>"}.')
+        raise Problem(422, expected)
+    return document
+
+
+def _parse_json(body: bytes) -> tuple[list[bytes | None], list[tuple[str, Any]]]:
+    document = json_object(body, 'The body must be a JSON object, {"image": "<base64>"}.')
     encoded = document.pop("image", None)
     if encoded is None:
         return [], []
