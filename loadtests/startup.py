@@ -5,51 +5,27 @@ python -m loadtests.startup
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
-_LIMIT_SECONDS = 600
+from service.running import running_service
+
 _RESULT = Path(__file__).parent / "results" / "startup.json"
 
 
 def seconds_to_ready(cache: Path) -> float:
     """Start `figureground serve` with this cache folder, wait for /readyz, stop it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "FIGUREGROUND_CACHE_DIR": str(cache), "FIGUREGROUND_JOURNAL_URL": ""}
     start = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while time.perf_counter() - start < _LIMIT_SECONDS:
-            if process.poll() is not None:
-                raise SystemExit(f"the server ended with exit code {process.returncode}")
-            if _ready(port):
-                return time.perf_counter() - start
-            time.sleep(0.05)
-        raise SystemExit(f"not ready after {_LIMIT_SECONDS} s")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def _ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
+    with running_service(environment=environment, output=cache / "output") as service:
+        service.wait_until_ready()
+        return time.perf_counter() - start
 
 
 def main(repeat: Annotated[int, typer.Option(help="Warm starts; the median is told.", min=1)] = 3) -> None:

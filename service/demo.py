@@ -5,10 +5,7 @@ more as a hard photo: pasted at about a third of the side of a canvas of another
 """
 
 import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +22,10 @@ from rich.table import Table
 from evaluation.clutter import paste
 from evaluation.samples import SAMPLES
 from models.photo import read_photo
+from service.running import NotReady, running_service
 
 _HARD_SCALE = 0.33
 _SEED = 1
-_START_SECONDS = 600
-_STOP_SECONDS = 60
 _THUMBNAIL = (510, 330)
 
 # One line a photo, also where the terminal or the file is narrower.
@@ -130,43 +126,16 @@ def _row(sample: Posted, answer: dict[str, Any]) -> list[str]:
 
 @contextmanager
 def _server() -> Iterator[str]:
-    """A service of its own on a free port, stopped by its own pid."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
     # What the demo asks is nothing for the user's own journal.
-    process = subprocess.Popen(command, env={**os.environ, "FIGUREGROUND_JOURNAL_URL": ""})
-    try:
+    with running_service(environment={**os.environ, "FIGUREGROUND_JOURNAL_URL": ""}) as service:
         with console.status("Loading models (the first start exports them for ONNX Runtime: a minute)"):
-            _wait(url, process)
-        yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise DemoError(f"the service ended with exit code {process.returncode} before it was ready")
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise DemoError(f"the service was not ready after {_START_SECONDS} s")
+            service.wait_until_ready()
+        yield service.url
 
 
 if __name__ == "__main__":
     try:
         main()
-    except DemoError as error:
+    except (DemoError, NotReady) as error:
         print(f"figureground: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,9 +1,4 @@
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,38 +9,21 @@ import pytest
 
 from evaluation.samples import SAMPLES
 from models.served import Served
+from service.running import NotReady, RunningService, running_service
 from tests.conftest import LITE0
 from tests.service.journals import database, postgresql_server, url
 
 __all__ = ["database", "postgresql_server", "url"]
 
 _START_SECONDS = 120
-_STOP_SECONDS = 60
 LITE1 = "tf_efficientnet_lite1.in1k"
 
 
 @dataclass(frozen=True)
-class Server:
+class Server(RunningService):
     """A running service; `output` is the file that it logs to."""
 
-    url: str
-    process: subprocess.Popen[bytes]
     output: Path
-
-    def stop(self) -> int:
-        """Asks it to stop, and gives its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(_STOP_SECONDS)
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.1)
-        pytest.fail(f"the server did not start: {self.output.read_text()}")
 
 
 StartServer = Callable[..., AbstractContextManager[Server]]
@@ -78,25 +56,16 @@ def start_server(
 
     @contextmanager
     def start(*arguments: str, **settings: object) -> Iterator[Server]:
-        port = _free_port()
         output = tmp_path_factory.mktemp("server") / "output"
         settings = {"journal_url": f"sqlite:///{output.parent / 'journal.db'}", **settings}
         chosen = {f"FIGUREGROUND_{name.upper()}": str(value) for name, value in settings.items()}
-        with output.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "serve", "--port", str(port), *arguments],
-                env={**environment, **chosen},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        server = Server(f"http://127.0.0.1:{port}", process, output)
-        try:
-            server.wait_until_ready()
-            yield server
-            assert server.stop() == 0, output.read_text()
-        finally:
-            if process.poll() is None:
-                process.kill()
+        with running_service(*arguments, environment={**environment, **chosen}, output=output) as service:
+            try:
+                service.wait_until_ready(_START_SECONDS)
+            except NotReady as error:
+                pytest.fail(f"{error}: {output.read_text()}")
+            yield Server(service.url, service.process, output)
+            assert service.stop() == 0, output.read_text()
 
     return start
 
@@ -119,10 +88,3 @@ def client(server: Server) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def photo() -> Path:
     return SAMPLES["chelsea"].path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
