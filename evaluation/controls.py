@@ -15,6 +15,7 @@ from evaluation.stress import Shown
 from models import views
 from models.boxes import Floats, area, clip, crop_box
 from models.comparison import Comparison
+from models.heads import Tuning
 from models.photo import Photo
 
 CONTROLS = ("random", "oracle_box", "rectangle", "oracle_zoom")
@@ -22,7 +23,7 @@ ZOOMS = (1.0, 0.75, 0.5, 0.25)
 """Sides of the square windows of `oracle_zoom`, as shares of the photo's shorter side, at 3 x 3 places each."""
 
 
-def windows(control: str, shown: Shown, comparison: Comparison, margin: float, seed: int) -> list[Floats]:
+def windows(control: str, shown: Shown, comparison: Comparison, tuning: Tuning, seed: int) -> list[Floats]:
     """What a control looks at, xyxy windows (4,) inside the photo; none where the photo has not what it needs."""
     photo = shown.photo
     if control == "oracle_zoom":
@@ -30,7 +31,11 @@ def windows(control: str, shown: Shown, comparison: Comparison, margin: float, s
     if control == "rectangle":
         return [] if shown.rectangle is None else [np.array(shown.rectangle, np.float64)]
     if control == "oracle_box":
-        return [crop_box(box, margin, photo.width, photo.height) for box in [largest_box(shown)] if box is not None]
+        box = largest_box(shown)
+        if box is None:
+            return []
+        margin = tuning.margin(float(area(box)) / (photo.width * photo.height))
+        return [crop_box(box, margin, photo.width, photo.height)]
     if comparison.box is None:
         return []
     key = (seed, crc32(shown.path.encode()), crc32(shown.condition.name.encode()))

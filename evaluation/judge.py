@@ -87,13 +87,13 @@ class Judge:
         Without a detected box `random` is the plain answer, as it is deployed; without a hand-drawn one there is no
         `oracle_box`.
         """
-        margin = detector.model.file.tuning.margin
+        tuning = detector.model.file.tuning
         wanted = [
             (place, control, window)
             for place, (shown, comparison) in enumerate(zip(batch, comparisons, strict=True))
             for control in controls.CONTROLS
             if control in self.arms
-            for window in controls.windows(control, shown, comparison, margin, self.seed)
+            for window in controls.windows(control, shown, comparison, tuning, self.seed)
         ]
         found: list[dict[str, list[Floats]]] = [{} for _ in batch]
         if wanted:

@@ -43,7 +43,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torchvision.transforms import functional as transforms
 
 from evaluation.samples import SAMPLES
-from models.boxes import crop_box
+from models.boxes import area, crop_box
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS, Catalog
 from models.comparison import Options
 from models.engines import Array, Engine
@@ -81,7 +81,7 @@ class Naive:
         self.view_size = found.input_size
         self.tuning = found.file.tuning
         self.transform = create_transform(**resolve_model_data_config(self.classifier), is_training=False)
-        self.rule = FusionRule()
+        self.rule = FusionRule(self.tuning.area_weight, self.tuning.score_weight)
 
     def __call__(self, job: Job) -> int:
         image = Image.open(BytesIO(job.data)).convert("RGB")
@@ -90,13 +90,12 @@ class Naive:
         crops = boxes[: job.crops].cpu().numpy() * np.array([*image.size, *image.size], np.float32)
         seen, weights = [plain], [0.0]
         for index, box in enumerate(crops):
-            probabilities = self._classify(image.crop(tuple(crop_box(box, self.tuning.margin, *image.size))))
+            margin = self.tuning.margin(float(area(box)) / (image.width * image.height))
+            probabilities = self._classify(image.crop(tuple(crop_box(box, margin, *image.size))))
             seen.append(probabilities)
             weights.append(self.rule.crop_weight(probabilities, float(scores[index]), float(scores[0])))
         if len(crops):
-            x1, y1, x2, y2 = crops[0]
-            share = float((x2 - x1) * (y2 - y1)) / (image.width * image.height)
-            weights[0] = self.rule.plain_weight(plain, share)
+            weights[0] = self.rule.plain_weight(plain, float(area(crops[0])) / (image.width * image.height))
         fuse(seen, weights)
         return int(plain.argmax())
 
@@ -106,8 +105,9 @@ class Naive:
         with torch.inference_mode():
             scores, boxes = self.detector(pixels.permute(1, 2, 0)[None])
         kept = torchvision.ops.nms(boxes[0], scores[0], 0.6)
-        kept = kept[scores[0][kept] >= self.tuning.min_score]
-        return boxes[0][kept], scores[0][kept]
+        calibrated = torch.from_numpy(self.tuning.calibrated(scores[0].numpy()))
+        kept = kept[calibrated[kept] >= self.tuning.min_score]
+        return boxes[0][kept], calibrated[kept]
 
     def _classify(self, image: Image.Image) -> Any:
         with torch.inference_mode():

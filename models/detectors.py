@@ -29,7 +29,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Detection:
-    """What was found in one photo: boxes (K, 4) float32 xyxy in its pixels, scores (K,) in 0..1, best first."""
+    """What was found in one photo: boxes (K, 4) float32 xyxy in its pixels, scores (K,) in 0..1, best first.
+
+    A score is the probability that the box's IoU with the object's is at least 0.5.
+    """
 
     boxes: Floats
     scores: Floats
@@ -142,13 +145,14 @@ class LoadedDetector:
     region_engine: Engine
 
     def detect(self, photos: Sequence[Photo]) -> list[Detection]:
-        """All boxes worth telling apart, at most `MAX_BOXES` a photo."""
-        size = self.model.input_size
+        """All boxes worth telling apart, at most `MAX_BOXES` a photo, with calibrated scores."""
+        size, tuning = self.model.input_size, self.model.file.tuning
         pixels = np.stack([views.squashed_to(photo, size) for photo in photos])
         scores, boxes = self.engine.run(pixels)
         return [
-            _in_pixels(photo, *merge_overlapping(unit_boxes, unit_scores, limit=MAX_BOXES))
+            _in_pixels(photo, kept, tuning.calibrated(kept_scores))
             for photo, unit_boxes, unit_scores in zip(photos, boxes, scores, strict=True)
+            for kept, kept_scores in [merge_overlapping(unit_boxes, unit_scores, limit=MAX_BOXES)]
         ]
 
     def region_logits(self, photos: Sequence[Photo], boxes: Sequence[Floats]) -> Floats:

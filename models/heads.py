@@ -3,9 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from models.fcos import FcosHead
@@ -39,17 +42,37 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Numbers tuned with a head on photos that are never reported.
+    """Numbers tuned with a head on photos that are never reported (`evaluation/tune.py`).
 
-    `min_score`: boxes below are no detection. `margin`: share of the box's longer side added on every side.
-    `covers_image`: a crop with at least this share of the photo's area is no crop. `certain`: where the first
-    crop's top probability is above this, further boxes are not looked at.
+    `min_score`: boxes below are no detection. The margin, a share of the box's longer side added on every side, goes
+    from `margin_small` for the smallest box evenly to `margin_large` for one that is the whole photo. `covers_image`: a
+    crop with at least this share of the photo's area is no crop. `certain`: where the first crop's top probability is
+    above this, further boxes are not looked at. `area_weight` and `score_weight` are the fused answer's
+    (`models/fusion.py`). `score_slope` and `score_offset` make a probability of what the head says about a box.
     """
 
     min_score: float = 0.15
-    margin: float = 0.0
+    margin_small: float = 0.0
+    margin_large: float = 0.0
     covers_image: float = 0.95
     certain: float = 0.5
+    area_weight: float = 2.0
+    score_weight: float = 2.0
+    score_slope: float = 1.0
+    score_offset: float = 0.0
+
+    def margin(self, area_fraction: float) -> float:
+        """Of a box that covers `area_fraction` of its photo, 0..1."""
+        return self.margin_small + (self.margin_large - self.margin_small) * area_fraction
+
+    def calibrated(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A head's own scores (N,), 0..1 -> the probabilities that their boxes have an IoU of at least 0.5 (N,).
+
+        Platt scaling (Platt 1999) of the score's logit.
+        """
+        bounded = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
+        logits = self.score_slope * np.log(bounded / (1 - bounded)) + self.score_offset
+        return (1 / (1 + np.exp(-logits))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -65,18 +88,26 @@ class HeadFile:
 
 def save_head(path: Path, head: "FcosHead", description: HeadFile) -> None:
     import torch
-    from safetensors.torch import save_file
 
     tensors = {}
     for key, tensor in head.state_dict().items():
         if tensor.is_floating_point():
-            half = tensor.detach().cpu().to(torch.float16).contiguous()
+            half = tensor.detach().cpu().to(torch.float16)
             # The variance of large activations may be beyond half precision.
-            tensors[key] = half if half.isfinite().all() else tensor.detach().cpu().contiguous()
+            kept = half if half.isfinite().all() else tensor.detach().cpu()
+            tensors[key] = kept.contiguous().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, {"figureground": json.dumps(asdict(description))})
+    _write(path, tensors, description)
+
+
+def _write(path: Path, tensors: dict[str, NDArray[Any]], description: HeadFile) -> None:
+    from safetensors.numpy import save_file
+
+    fresh = path.with_suffix(".fresh")
+    save_file(tensors, fresh, {"figureground": json.dumps(asdict(description))})
     # safetensors lets only its owner read what it writes; a service runs as somebody else.
-    path.chmod(0o644)
+    fresh.chmod(0o644)
+    fresh.replace(path)
 
 
 def describe_head(path: Path) -> HeadFile:
@@ -99,6 +130,14 @@ def describe_head(path: Path) -> HeadFile:
         raise HeadError(f"no head file {str(path)!r}") from None
     except Exception as error:
         raise HeadError(f"{path.name} is no head that `figureground train` wrote: {error}") from error
+
+
+def retune(path: Path, tuning: Tuning) -> None:
+    """Gives the head in the file other tuned numbers; its weights stay as they are. Raises `HeadError`."""
+    from safetensors.numpy import load_file
+
+    description = replace(describe_head(path), tuning=tuning)
+    _write(path, load_file(path), description)
 
 
 def head_parameters(path: Path) -> int:

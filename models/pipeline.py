@@ -78,9 +78,8 @@ class Stopwatch:
 class Pipeline:
     """Safe from several threads at once; each call is one batch."""
 
-    def __init__(self, served: Served, rule: FusionRule | None = None) -> None:
+    def __init__(self, served: Served) -> None:
         self.served = served
-        self.rule = rule or FusionRule()
 
     def compare(self, photo: Photo, options: Options) -> Comparison:
         """One photo. Raises `UnservedChoice` for a model or label space that is not served."""
@@ -96,7 +95,7 @@ class Pipeline:
             _place_crops(work)
         _classify(works, {id(work): _first_views(work) for work in works}, watch)
         _classify(works, {id(work): _further_views(work) for work in works}, watch)
-        fused = [self._judge(work) for work in works]
+        fused = [_judge(work) for work in works]
         _classify(works, {id(work): _arms(work) for work in works}, watch)
         return [_conclude(work, combined, watch) for work, combined in zip(works, fused, strict=True)]
 
@@ -109,27 +108,6 @@ class Pipeline:
         classifier = self.served.classifier(options.backbone)
         detector = self.served.detector(options.detector)
         return _Work(photo, options, classifier, detector, classifier.space(options.label_space))
-
-    def _judge(self, work: _Work) -> Floats:
-        """Settles the order of the boxes; the fused probabilities."""
-        plain = work.probabilities["plain"]
-        seen = [index for index in range(len(work.crops)) if ("crop", index) in work.probabilities]
-        if not seen:
-            work.order = np.arange(len(work.boxes))
-            return plain
-        share = float(area(work.boxes[0])) / (work.photo.width * work.photo.height)
-        weights = [
-            self.rule.crop_weight(work.probabilities["crop", index], float(work.scores[index]), float(work.scores[0]))
-            for index in seen
-        ]
-        fused = fuse(
-            [plain, *(work.probabilities["crop", index] for index in seen)],
-            [self.rule.plain_weight(plain, share), *weights],
-        )
-        best_first = sorted(seen, key=lambda index: -weights[seen.index(index)])
-        rest = [index for index in range(len(work.boxes)) if index not in seen]
-        work.order = np.array([*best_first, *rest])
-        return fused
 
 
 def _detect(works: Sequence[_Work]) -> None:
@@ -148,10 +126,14 @@ def _keep_boxes(work: _Work, detection: Detection) -> None:
 
 
 def _place_crops(work: _Work) -> None:
-    margin = work.tuning.margin if work.options.margin is None else work.options.margin
     candidates = _CANDIDATES if work.options.box_policy == "rescored" else 1
     width, height = work.photo.width, work.photo.height
-    work.crops = [crop_box(box, margin, width, height) for box in work.boxes[:candidates]]
+    work.crops = [crop_box(box, _margin(work, box), width, height) for box in work.boxes[:candidates]]
+
+
+def _margin(work: _Work, box: Floats) -> float:
+    asked = work.options.margin
+    return work.tuning.margin(_share(box, work.photo)) if asked is None else asked
 
 
 def _first_views(work: _Work) -> list[View]:
@@ -163,6 +145,29 @@ def _further_views(work: _Work) -> list[View]:
     if not work.crops or float(work.probabilities["crop", 0].max()) > work.tuning.certain:
         return []
     return [("crop", index) for index in range(1, len(work.crops))]
+
+
+def _judge(work: _Work) -> Floats:
+    """Settles the order of the boxes; the fused probabilities."""
+    plain = work.probabilities["plain"]
+    seen = [index for index in range(len(work.crops)) if ("crop", index) in work.probabilities]
+    if not seen:
+        work.order = np.arange(len(work.boxes))
+        return plain
+    rule = FusionRule(work.tuning.area_weight, work.tuning.score_weight)
+    share = _share(work.boxes[0], work.photo)
+    weights = [
+        rule.crop_weight(work.probabilities["crop", index], float(work.scores[index]), float(work.scores[0]))
+        for index in seen
+    ]
+    fused = fuse(
+        [plain, *(work.probabilities["crop", index] for index in seen)],
+        [rule.plain_weight(plain, share), *weights],
+    )
+    best_first = sorted(seen, key=lambda index: -weights[seen.index(index)])
+    rest = [index for index in range(len(work.boxes)) if index not in seen]
+    work.order = np.array([*best_first, *rest])
+    return fused
 
 
 def _arms(work: _Work) -> list[View]:
@@ -247,7 +252,12 @@ def _arm(work: _Work, arm: Arm) -> Prediction | None:
 
 
 def _box(box: Floats, score: np.float32, photo: Photo) -> Box:
-    return Box(_corners(box), float(score), float(area(box)) / (photo.width * photo.height))
+    return Box(_corners(box), float(score), _share(box, photo))
+
+
+def _share(box: Floats, photo: Photo) -> float:
+    """The box's part of the photo's area."""
+    return float(area(box)) / (photo.width * photo.height)
 
 
 def _corners(box: Floats) -> Corners:

@@ -10,7 +10,7 @@ from evaluation.data import open_data
 from evaluation.judge import ARMS, DEFAULT_ARMS, Judge, Row
 from evaluation.stress import Shown, Stage, conditions
 from models import views
-from models.boxes import crop_box
+from models.boxes import area, crop_box
 from models.comparison import Options
 from models.detectors import Detection, LoadedDetector
 from models.label_spaces import LabelSpace, imagenet_1k
@@ -84,8 +84,9 @@ def test_the_oracle_looks_at_the_hand_drawn_box(
     served: Served, samples: Mapping[str, Photo], judged: list[Row]
 ) -> None:
     one, classifier = shown(samples, "coffee"), served.classifier(None)
-    margin = served.detector(None).model.file.tuning.margin
-    window = crop_box(np.array(one.boxes[0]), margin, *one.photo.size)
+    box = np.array(one.boxes[0])
+    margin = served.detector(None).model.file.tuning.margin(float(area(box)) / (one.photo.width * one.photo.height))
+    window = crop_box(box, margin, *one.photo.size)
     logits = classifier.logits(views.cropped(one.photo, window, classifier.model.preprocessing)[None])[0]
     assert by_arm(judged)["oracle_box"]["index"] == logits.argmax()
     zoom = by_arm(judged)["oracle_zoom"]

@@ -14,7 +14,7 @@ from models.boxes import iou, merge_overlapping
 from models.catalog import DEFAULT_DETECTORS, Catalog
 from models.detectors import MAX_BOXES, Detection, FcosDetector, LoadedDetector
 from models.engines import TorchEngine
-from models.heads import describe_head
+from models.heads import Tuning, describe_head
 from models.label_spaces import imagenet_1k
 from models.photo import Photo
 from models.served import Served
@@ -64,7 +64,16 @@ def test_boxes_are_those_of_the_whole_photo_squashed(random: LoadedDetector, sam
     kept, kept_scores = merge_overlapping(boxes[0], scores[0], limit=MAX_BOXES)
     (found,) = random.detect([photo])
     np.testing.assert_allclose(found.boxes, kept * (640, 427, 640, 427), rtol=1e-5)
-    np.testing.assert_array_equal(found.scores, kept_scores)
+    np.testing.assert_allclose(found.scores, kept_scores, rtol=1e-5)
+
+
+def test_scores_are_calibrated(random: LoadedDetector, samples: Mapping[str, Photo]) -> None:
+    tuning = Tuning(score_slope=2.0, score_offset=-1.0)
+    model = replace(random.model)
+    vars(model)["file"] = replace(random.model.file, tuning=tuning)
+    (before,), (after,) = (one.detect([samples["rocket"]]) for one in (random, replace(random, model=model)))
+    np.testing.assert_array_equal(before.boxes, after.boxes)
+    np.testing.assert_allclose(after.scores, tuning.calibrated(before.scores), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

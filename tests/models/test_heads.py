@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -18,12 +19,13 @@ from models.heads import (
     describe_head,
     head_parameters,
     load_head,
+    retune,
     save_head,
 )
 
 CONFIG = HeadConfig((4, 6, 8), view_size=32, canvas_size=64, width=8, depth=1)
 DESCRIPTION = HeadFile(
-    "resnet18.a1_in1k", "ab" * 32, CONFIG, Tuning(0.2, 0.1, 0.9, 0.6), {"recipe": {"seed": 3}, "photos": None}
+    "resnet18.a1_in1k", "ab" * 32, CONFIG, Tuning(0.2, 0.1, 0.3, 0.9, 0.6), {"recipe": {"seed": 3}, "photos": None}
 )
 
 
@@ -86,6 +88,43 @@ def test_values_beyond_half_precision_are_kept(tmp_path: Path) -> None:
     save_head(tmp_path / "head.safetensors", head, DESCRIPTION)
     found = load_head(tmp_path / "head.safetensors").get_buffer("norms.0.running_var")
     torch.testing.assert_close(found, torch.full((4,), 1e6))
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "area_fraction", "expected"),
+    [(0.1, 0.1, 0.3, 0.1), (-0.1, 0.2, 0.0, -0.1), (-0.1, 0.2, 1.0, 0.2), (-0.1, 0.2, 0.5, 0.05)],
+)
+def test_margin(small: float, large: float, area_fraction: float, expected: float) -> None:
+    tuning = Tuning(margin_small=small, margin_large=large)
+    assert tuning.margin(area_fraction) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset", "expected"),
+    [
+        (1, 0, [0, 0.2, 0.5, 0.9, 1]),
+        (2, 0, [0, 1 / 17, 0.5, 81 / 82, 1]),
+        (1, np.log(2), [0, 1 / 3, 2 / 3, 18 / 19, 1]),
+    ],
+)
+def test_calibrated(slope: float, offset: float, expected: list[float]) -> None:
+    scores = np.array([0, 0.2, 0.5, 0.9, 1], np.float32)
+    found = Tuning(score_slope=slope, score_offset=offset).calibrated(scores)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(np.array(expected), abs=1e-5)
+    assert Tuning().calibrated(scores[:0]).shape == (0,)
+
+
+def test_retuned(saved: Path) -> None:
+    """Other numbers, the same weights, and still readable by all."""
+    before = load_file(saved)
+    retune(saved, Tuning(score_slope=1.5))
+    assert describe_head(saved) == replace(DESCRIPTION, tuning=Tuning(score_slope=1.5))
+    after = load_file(saved)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert saved.stat().st_mode & 0o777 == 0o644
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk", b"\0" * 64])

@@ -118,6 +118,33 @@ def test_photos_of_one_batch_have_options_of_their_own(two: Pipeline, samples: M
         assert_same(found, two.compare(photo, chosen))
 
 
+def test_the_tuned_margin_grows_with_the_box(served: Served, samples: Mapping[str, Photo]) -> None:
+    """From box to box; what the request asks for goes before."""
+    pipeline = tuned(served, min_score=0, margin_small=-0.1, margin_large=0.3)
+    for name in ("coffee", "motorcycle_left"):
+        photo = samples[name]
+        found = pipeline.compare(photo, Options(box_policy="score"))
+        assert found.box is not None
+        box = np.array(found.box.xyxy)
+        margin = -0.1 + 0.4 * found.box.area_fraction
+        assert found.crop == pytest.approx(crop_box(box, margin, *photo.size).tolist(), abs=0.1)
+        asked = pipeline.compare(photo, Options(box_policy="score", margin=0.2))
+        assert asked.crop == pytest.approx(crop_box(box, 0.2, *photo.size).tolist(), abs=0.1)
+
+
+def test_the_fused_answer_weighs_as_tuned(served: Served, samples: Mapping[str, Photo]) -> None:
+    photo = samples["coffee"]
+    found = tuned(served, min_score=0, area_weight=0.5).compare(photo, Options(box_policy="score"))
+    assert found.cropped is not None
+    assert found.box is not None
+    plain, cropped = found.plain.probabilities, found.cropped.probabilities
+    weights = [
+        FusionRule(area_weight=0.5).plain_weight(plain, found.box.area_fraction),
+        RULE.crop_weight(cropped, 1, 1),
+    ]
+    np.testing.assert_allclose(found.combined.probabilities, fuse([plain, cropped], weights), atol=1e-5)
+
+
 def test_an_empty_batch(pipeline: Pipeline) -> None:
     assert pipeline.compare_all([], []) == []
 
