@@ -1,7 +1,9 @@
 """What every arm answers for a batch of shown photos: the service's own pipeline, and the controls beside it."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import TypeAlias, get_args
 
 import numpy as np
@@ -9,7 +11,6 @@ from numpy.typing import NDArray
 
 from evaluation import controls
 from evaluation.classes import Classes
-from evaluation.once import once
 from evaluation.stress import Shown
 from models import views
 from models.boxes import iou
@@ -29,6 +30,28 @@ DEFAULT_ARMS = tuple(arm for arm in ARMS if arm != "oracle_zoom")
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """One photo, by one detector and one backbone, over one label space."""
+
+    shown: Shown
+    detector: LoadedDetector
+    classifier: Classifier
+    space: LabelSpace
+
+
+@dataclass(frozen=True)
+class _Masked(Classifier):
+    """A classifier that can also answer in the label space of a data set's classes."""
+
+    mask: LabelSpace | None = None
+
+    @cached_property
+    def spaces(self) -> dict[str, LabelSpace]:
+        own = dict(super().spaces)
+        return own if self.mask is None else own | {self.mask.name: self.mask}
+
+
+@dataclass(frozen=True)
 class Judge:
     """Safe from several threads. `arms` are among `ARMS`; `seed` places the random boxes."""
 
@@ -38,14 +61,23 @@ class Judge:
     seed: int = 0
 
     def rows(self, batch: Sequence[Shown]) -> list[Row]:
-        """A row a photo, detector, backbone, label space and arm. Every view is made a tensor and classified once."""
-        shared = once(self.served, self.classes.mask)
-        pipeline = Pipeline(shared)
+        """A row a photo, detector, backbone, label space and arm. Every view is made and classified once."""
+        served = self._served
+        asked = [
+            _Asked(shown, detector, classifier, space)
+            for detector in served.detectors.values()
+            for classifier in served.backbones.values()
+            for space in self.spaces(classifier)
+            for shown in batch
+        ]
+        comparisons = Pipeline(served).compare_all(
+            [one.shown.photo for one in asked], [self._options(one) for one in asked]
+        )
         rows: list[Row] = []
-        for detector in shared.detectors.values():
-            for classifier in shared.backbones.values():
-                for space in self.spaces(classifier):
-                    rows += self._judged(pipeline, batch, detector, classifier, space)
+        for one, comparison, beside in zip(asked, comparisons, self._controls(asked, comparisons), strict=True):
+            common = _described(one.shown, comparison)
+            for arm, probabilities in (_pipeline_arms(comparison, self.arms) | beside).items():
+                rows.append(common | {"arm": arm} | _scored(probabilities, int(str(common["label_index"]))))
         return rows
 
     def spaces(self, classifier: Classifier) -> list[LabelSpace]:
@@ -53,62 +85,71 @@ class Judge:
         own, mask = classifier.model.label_space, self.classes.mask
         return [own] if mask is None or mask == own else [own, mask]
 
-    def _judged(
-        self,
-        pipeline: Pipeline,
-        batch: Sequence[Shown],
-        detector: LoadedDetector,
-        classifier: Classifier,
-        space: LabelSpace,
-    ) -> Iterator[Row]:
-        options = Options(
-            backbone=classifier.model.name,
-            detector=detector.model.name,
-            label_space=space.name,
-            arms=tuple(arm for arm in ASKED if arm in self.arms and _answers(arm, detector, space)),
-        )
-        comparisons = pipeline.compare_all([shown.photo for shown in batch], [options] * len(batch))
-        extra = self._controls(batch, comparisons, detector, classifier, space)
-        for shown, comparison, beside in zip(batch, comparisons, extra, strict=True):
-            common = _described(shown, comparison)
-            for arm, probabilities in (_pipeline_arms(comparison, self.arms) | beside).items():
-                yield common | {"arm": arm} | _scored(probabilities, int(str(common["label_index"])))
+    @cached_property
+    def _served(self) -> Served:
+        masked = {
+            name: _Masked(one.model, one.engine, self.classes.mask) for name, one in self.served.backbones.items()
+        }
+        return replace(self.served, backbones=masked)
 
-    def _controls(
-        self,
-        batch: Sequence[Shown],
-        comparisons: Sequence[Comparison],
-        detector: LoadedDetector,
-        classifier: Classifier,
-        space: LabelSpace,
-    ) -> list[dict[str, Floats]]:
-        """By photo and control the probabilities (C,).
+    def _options(self, asked: _Asked) -> Options:
+        return Options(
+            backbone=asked.classifier.model.name,
+            detector=asked.detector.model.name,
+            label_space=asked.space.name,
+            arms=tuple(arm for arm in ASKED if arm in self.arms and _answers(arm, asked.detector, asked.space)),
+        )
+
+    def _controls(self, asked: Sequence[_Asked], comparisons: Sequence[Comparison]) -> list[dict[str, Floats]]:
+        """By question and control the probabilities (C,).
 
         Without a detected box `random` is the plain answer, as it is deployed; without a hand-drawn one there is no
         `oracle_box`.
         """
-        tuning = detector.model.file.tuning
-        wanted = [
-            (place, control, window)
-            for place, (shown, comparison) in enumerate(zip(batch, comparisons, strict=True))
-            for control in controls.CONTROLS
-            if control in self.arms
-            for window in controls.windows(control, shown, comparison, tuning, self.seed)
-        ]
-        found: list[dict[str, list[Floats]]] = [{} for _ in batch]
-        if wanted:
-            preprocessing = classifier.model.preprocessing
-            pixels = np.stack([views.cropped(batch[place].photo, window, preprocessing) for place, _, window in wanted])
-            for (place, control, _), row in zip(wanted, classifier.logits(pixels), strict=True):
-                answer = probabilities_over(space, row, classifier.model.label_space)
-                found[place].setdefault(control, []).append(answer)
-        for answers, comparison in zip(found, comparisons, strict=True):
+        windows = [self._windows(one, comparison) for one, comparison in zip(asked, comparisons, strict=True)]
+        logits = _window_logits(asked, windows)
+        found = []
+        for one, comparison, looked in zip(asked, comparisons, windows, strict=True):
+            own, label = one.classifier.model.label_space, _label(one.shown, one.space)
+            answers = {
+                control: [probabilities_over(one.space, logits[_key(one, window)], own) for window in at]
+                for control, at in looked.items()
+            }
             if "random" in self.arms:
                 answers.setdefault("random", [comparison.plain.probabilities])
-        return [
-            {control: controls.best_zoom(answers, _label(shown, space)) for control, answers in one.items()}
-            for shown, one in zip(batch, found, strict=True)
-        ]
+            found.append({control: controls.best_zoom(seen, label) for control, seen in answers.items()})
+        return found
+
+    def _windows(self, asked: _Asked, comparison: Comparison) -> dict[str, list[Floats]]:
+        """Where the controls look, those that look anywhere."""
+        tuning = asked.detector.model.file.tuning
+        wanted = {
+            control: controls.windows(control, asked.shown, comparison, tuning, self.seed)
+            for control in controls.CONTROLS
+            if control in self.arms
+        }
+        return {control: windows for control, windows in wanted.items() if windows}
+
+
+def _window_logits(
+    asked: Sequence[_Asked], windows: Sequence[Mapping[str, Sequence[Floats]]]
+) -> dict[tuple[int, int, bytes], Floats]:
+    """Each window once a backbone, whatever the detectors and label spaces that want it; one batch a backbone."""
+    wanted: dict[int, dict[tuple[int, int, bytes], tuple[_Asked, Floats]]] = {}
+    for one, looked in zip(asked, windows, strict=True):
+        for window in chain.from_iterable(looked.values()):
+            wanted.setdefault(id(one.classifier), {})[_key(one, window)] = one, window
+    logits: dict[tuple[int, int, bytes], Floats] = {}
+    for group in wanted.values():
+        classifier = next(iter(group.values()))[0].classifier
+        preprocessing = classifier.model.preprocessing
+        pixels = np.stack([views.cropped(one.shown.photo, window, preprocessing) for one, window in group.values()])
+        logits |= zip(group, classifier.logits(pixels), strict=True)
+    return logits
+
+
+def _key(asked: _Asked, window: Floats) -> tuple[int, int, bytes]:
+    return id(asked.classifier), id(asked.shown.photo), window.tobytes()
 
 
 def _answers(arm: str, detector: LoadedDetector, space: LabelSpace) -> bool:

@@ -62,10 +62,16 @@ class LabelSpace:
         return self._by_wnid.keys() <= parent._by_wnid.keys()
 
     def indices_in(self, parent: "LabelSpace") -> NDArray[np.int64]:
-        """(len(self),) int64: where `parent` has each class of this space, in this space's order.
+        """(len(self),) int64, read only: where `parent` has each class of this space, in this space's order.
 
         Raises `ValueError`, naming the first missing wnids, when `parent` lacks a class.
         """
+        # Wanted for every answer. By identity, for spaces are equal when their names are.
+        if self._known.get(id(parent), (None,))[0] is not parent:
+            self._known[id(parent)] = parent, self._positions_in(parent)
+        return self._known[id(parent)][1]
+
+    def _positions_in(self, parent: "LabelSpace") -> NDArray[np.int64]:
         missing = [wnid for wnid in self.wnids if wnid not in parent._by_wnid]
         if missing:
             named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -73,7 +79,13 @@ class LabelSpace:
                 f"label space {self.name} is no subset of {parent.name}, which lacks {len(missing)}"
                 f" of its {len(self)} classes: {named}"
             )
-        return np.array([parent._by_wnid[wnid] for wnid in self.wnids], dtype=np.int64)
+        positions = np.array([parent._by_wnid[wnid] for wnid in self.wnids], dtype=np.int64)
+        positions.flags.writeable = False
+        return positions
+
+    @cached_property
+    def _known(self) -> dict[int, tuple["LabelSpace", NDArray[np.int64]]]:
+        return {}
 
     @cached_property
     def _by_wnid(self) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 A batch goes through in four steps: detect; classify the plain photos and the first crops in one batch a backbone;
 classify the further crops of the photos that left a doubt, and choose; classify the arms that were asked for, which
-are about the box that was chosen.
+are about the box that was chosen. A photo that is in the batch several times, with other options, is looked at once:
+what two of its answers have in common is computed for both.
 """
 
 import time
@@ -27,6 +28,9 @@ from models.served import Classifier, Served
 Floats: TypeAlias = NDArray[np.float32]
 Crop: TypeAlias = tuple[Literal["crop"], int]
 View: TypeAlias = Literal["plain", "detector", "background", "center", "squashed"] | Crop
+# Which model was asked about which pixels: its id, the photo's, what is done with it, and the box that it is about.
+_Question: TypeAlias = tuple[int, int, str, bytes]
+_Answers: TypeAlias = dict[_Question, Floats]
 Stage: TypeAlias = Literal["detect", "crop", "classify"]
 
 # How many boxes the policy `rescored` lets the classifier choose among.
@@ -93,10 +97,11 @@ class Pipeline:
             _detect(works)
         for work in works:
             _place_crops(work)
-        _classify(works, {id(work): _first_views(work) for work in works}, watch)
-        _classify(works, {id(work): _further_views(work) for work in works}, watch)
+        logits: _Answers = {}
+        _classify(works, {id(work): _first_views(work) for work in works}, logits, watch)
+        _classify(works, {id(work): _further_views(work) for work in works}, logits, watch)
         fused = [_judge(work) for work in works]
-        _classify(works, {id(work): _arms(work) for work in works}, watch)
+        _classify(works, {id(work): _arms(work) for work in works}, logits, watch)
         return [_conclude(work, combined, watch) for work, combined in zip(works, fused, strict=True)]
 
     def check(self, options: Options) -> None:
@@ -113,9 +118,10 @@ class Pipeline:
 def _detect(works: Sequence[_Work]) -> None:
     """One detector batch a detector; boxes in the order of each request's policy."""
     for group in _groups(works, lambda work: id(work.detector)):
-        found = group[0].detector.detect([work.photo for work in group])
-        for work, detection in zip(group, found, strict=True):
-            _keep_boxes(work, detection)
+        photos = {id(work.photo): work.photo for work in group}
+        found = dict(zip(photos, group[0].detector.detect(list(photos.values())), strict=True))
+        for work in group:
+            _keep_boxes(work, found[id(work.photo)])
 
 
 def _keep_boxes(work: _Work, detection: Detection) -> None:
@@ -175,23 +181,38 @@ def _arms(work: _Work) -> list[View]:
     return [arm for arm in work.options.arms if work.crops or arm == "squashed"]
 
 
-def _classify(works: Sequence[_Work], wanted: dict[int, list[View]], watch: Stopwatch) -> None:
+def _classify(works: Sequence[_Work], wanted: dict[int, list[View]], logits: _Answers, watch: Stopwatch) -> None:
     """All wanted views of all works, one classifier batch a backbone; the detector's own class apart."""
     for group in _groups(works, lambda work: id(work.classifier)):
-        jobs = [(work, view) for work in group for view in wanted[id(work)] if view != "detector"]
-        if not jobs:
-            continue
-        with watch.stage("crop"):
-            pixels = np.stack([_pixels(work, view) for work, view in jobs])
-        with watch.stage("classify"):
-            logits = group[0].classifier.logits(pixels)
-        watch.batches.append(len(jobs))
-        for (work, view), row in zip(jobs, logits, strict=True):
-            work.probabilities[view] = probabilities_over(work.space, row, work.classifier.model.label_space)
-    for work in works:
-        if "detector" in wanted[id(work)]:
+        asked = [(_question(work, view), work, view) for work in group for view in wanted[id(work)]]
+        fresh = {
+            question: (work, view) for question, work, view in asked if view != "detector" and question not in logits
+        }
+        if fresh:
+            with watch.stage("crop"):
+                pixels = np.stack([_pixels(work, view) for work, view in fresh.values()])
             with watch.stage("classify"):
-                _ask_detector(work)
+                logits.update(zip(fresh, group[0].classifier.logits(pixels), strict=True))
+            watch.batches.append(len(fresh))
+        for question, work, view in asked:
+            if view == "detector":
+                with watch.stage("classify"):
+                    _ask_detector(work, question, logits)
+            else:
+                own = work.classifier.model.label_space
+                work.probabilities[view] = probabilities_over(work.space, logits[question], own)
+
+
+def _question(work: _Work, view: View) -> _Question:
+    asked, (name, box) = work.detector if view == "detector" else work.classifier, _about(work, view)
+    return id(asked), id(work.photo), name, b"" if box is None else box.tobytes()
+
+
+def _about(work: _Work, view: View) -> tuple[str, Floats | None]:
+    """What is done with the photo, and the box that it depends on, None for the whole photo."""
+    if isinstance(view, tuple):
+        return "crop", work.crops[view[1]]
+    return view, None if view in ("plain", "squashed") else work.main_box
 
 
 def _pixels(work: _Work, view: View) -> views.Pixels:
@@ -207,11 +228,13 @@ def _pixels(work: _Work, view: View) -> views.Pixels:
     return views.plain(work.photo, preprocessing)
 
 
-def _ask_detector(work: _Work) -> None:
+def _ask_detector(work: _Work, question: _Question, logits: _Answers) -> None:
     own = work.detector.model.backbone.label_space
-    if work.space.is_subset_of(own):
-        logits = work.detector.region_logits([work.photo], [work.main_box])[0]
-        work.probabilities["detector"] = probabilities_over(work.space, logits, own)
+    if not work.space.is_subset_of(own):
+        return
+    if question not in logits:
+        logits[question] = work.detector.region_logits([work.photo], [work.main_box])[0]
+    work.probabilities["detector"] = probabilities_over(work.space, logits[question], own)
 
 
 def _conclude(work: _Work, combined: Floats, watch: Stopwatch) -> Comparison:

@@ -131,6 +131,13 @@ def test_a_space_that_is_no_subset(space: LabelSpace, message: str) -> None:
         space.indices_in(imagenet_1k())
 
 
+def test_positions_are_of_the_space_itself_whatever_its_name() -> None:
+    part = LabelSpace("part", ("n2",), ("two",))
+    parents = [LabelSpace("whole", wnids, wnids) for wnids in (("n1", "n2"), ("n2", "n1"))]
+    for _ in range(2):
+        assert [part.indices_in(parent).tolist() for parent in parents] == [[1], [0]]
+
+
 def test_equality_goes_by_name() -> None:
     twin = LabelSpace("pets", ("n7",), ("other",))
     assert twin == PETS

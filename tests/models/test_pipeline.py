@@ -12,7 +12,7 @@ from models.boxes import POLICIES, BoxPolicy, Floats, area, crop_box, order_by_p
 from models.catalog import Catalog
 from models.comparison import ARMS, Comparison, Options
 from models.detectors import LoadedDetector
-from models.engines import TorchEngine
+from models.engines import Array, Engine, TorchEngine
 from models.fusion import FusionRule, fuse
 from models.heads import Tuning
 from models.label_spaces import LabelSpace, imagenet_1k, imagenet_a
@@ -21,7 +21,19 @@ from models.pipeline import Pipeline
 from models.served import Classifier, Served, UnservedChoice
 
 LITE0, LITE1 = "tf_efficientnet_lite0.in1k", "tf_efficientnet_lite1.in1k"
+ENGINES = (("detectors", "fcos_random"), ("backbones", LITE0))
 RULE = FusionRule()
+
+
+class Counting:
+    """An engine that counts the rows it is given."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.name, self.device, self.rows = engine, engine.name, engine.device, 0
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        self.rows += len(inputs[0])
+        return self.engine.run(*inputs)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +155,20 @@ def test_the_fused_answer_weighs_as_tuned(served: Served, samples: Mapping[str, 
         RULE.crop_weight(cropped, 1, 1),
     ]
     np.testing.assert_allclose(found.combined.probabilities, fuse([plain, cropped], weights), atol=1e-5)
+
+
+def test_a_photo_that_is_asked_about_twice_is_looked_at_once(served: Served, samples: Mapping[str, Photo]) -> None:
+    """Over two label spaces: of what both ask nothing is computed twice, and each is answered as if it were alone."""
+    counted = {name: Counting(getattr(served, kind)[name].engine) for kind, name in ENGINES}
+    detector = replace(served.detector(None), engine=counted["fcos_random"])
+    classifier = replace(served.classifier(None), engine=counted[LITE0])
+    pipeline = Pipeline(replace(served, backbones={LITE0: classifier}, detectors={"fcos_random": detector}))
+    photo, options = samples["coffee"], Options(box_policy="score", min_score=0, arms=("center", "squashed"))
+    both = [options, replace(options, label_space="imagenet-a")]
+    for found, chosen in zip(pipeline.compare_all([photo] * 2, both), both, strict=True):
+        assert_same(found, Pipeline(served).compare(photo, chosen))
+    # The plain photo, the crop and two arms.
+    assert (counted["fcos_random"].rows, counted[LITE0].rows) == (1, 4)
 
 
 def test_an_empty_batch(pipeline: Pipeline) -> None:
