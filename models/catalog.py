@@ -2,14 +2,15 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.backbones import BUNDLED, Backbone, ModelError, bundled_backbone, hub_backbone
+from models.backbones import BUNDLED, Backbone, ModelError, bundled_backbone, hub_backbone, import_timm
 from models.detectors import PREFIX, FcosDetector
+from models.exports import Exports
 from models.heads import BUNDLED as BUNDLED_HEADS
 from models.label_spaces import LABEL_SPACES, LabelSpace, label_space, read_label_space
 
@@ -51,42 +52,48 @@ class _Manifest(_Table):
 
 @dataclass(frozen=True)
 class Catalog:
-    """All models that an operator can choose from, by name."""
+    """All models that an operator can choose from, by name; `exports` are those of earlier starts, or of an image."""
 
     backbones: Mapping[str, Backbone] = field(default_factory=dict)
     detectors: Mapping[str, FcosDetector] = field(default_factory=dict)
+    exports: Exports | None = None
 
     def backbone(self, name: str) -> Backbone:
-        """From the manifest, else bundled, else from timm's hub. Raises `ModelError`."""
-        if name in self.backbones:
-            return self.backbones[name]
+        """From the manifest, else exported, else bundled, else from timm's hub. Raises `ModelError`."""
+        found = self.backbones.get(name) or (self.exports and self.exports.backbone(name))
+        if found:
+            return found
         return bundled_backbone(name) if name in BUNDLED else hub_backbone(name)
 
     def detector(self, name: str) -> FcosDetector:
-        """From the manifest, else bundled. Raises `ModelError`."""
-        known = {**self._bundled_detectors(), **self.detectors}
-        if name not in known:
-            raise ModelError(f"unknown detector {name!r}; known are {', '.join(sorted(known))}")
-        return known[name]
+        """From the manifest, else exported, else bundled. Raises `ModelError`."""
+        found = self.detectors.get(name) or (self.exports and self.exports.detector(name))
+        if found:
+            return found
+        heads = _bundled_heads()
+        if name not in heads:
+            raise ModelError(f"unknown detector {name!r}; known are {', '.join(sorted(self.names('detectors')))}")
+        return FcosDetector(name, self.backbone(heads[name]), BUNDLED_HEADS / f"{name}.safetensors", "bundled")
 
     def names(self, kind: Literal["backbones", "detectors"]) -> list[str]:
         """What can be served without a network, the default first."""
+        exported = self.exports.names(kind) if self.exports else []
         if kind == "backbones":
-            return [*DEFAULT_BACKBONES, *self.backbones]
-        return [*self._bundled_detectors(), *self.detectors]
-
-    def _bundled_detectors(self) -> dict[str, FcosDetector]:
-        found = {}
-        for name in BUNDLED:
-            detector = f"{PREFIX}{name.split('.')[0]}.figureground"
-            head = BUNDLED_HEADS / f"{detector}.safetensors"
-            if head.exists():
-                found[detector] = FcosDetector(detector, bundled_backbone(name), head, "bundled")
-        return found
+            bundled = [name for name in DEFAULT_BACKBONES if name in exported or BUNDLED[name].checkpoint]
+            return list(dict.fromkeys([*bundled, *exported, *self.backbones]))
+        heads = _bundled_heads().items()
+        bundled = [name for name, backbone in heads if name in exported or BUNDLED[backbone].checkpoint]
+        return list(dict.fromkeys([*bundled, *exported, *self.detectors]))
 
 
-def read_manifest(path: Path) -> Catalog:
-    """A catalog with the operator's own models. Raises `ModelError`, one line, for anything wrong in it."""
+def _bundled_heads() -> dict[str, str]:
+    """The bundled detectors, and each one's backbone."""
+    named = {f"{PREFIX}{name.split('.')[0]}.figureground": name for name in BUNDLED}
+    return {name: backbone for name, backbone in named.items() if (BUNDLED_HEADS / f"{name}.safetensors").exists()}
+
+
+def read_manifest(path: Path, exports: Exports | None = None) -> Catalog:
+    """A catalog with the operator's own models too. Raises `ModelError`, one line, for anything wrong in it."""
     try:
         manifest = _Manifest.model_validate(tomllib.loads(path.read_text("utf-8")))
     except OSError:
@@ -99,15 +106,13 @@ def read_manifest(path: Path) -> Catalog:
         raise ModelError(f"{path.name}: {where}: {first['msg']}") from error
     folder = path.parent
     backbones = {name: _backbone(name, table, folder) for name, table in manifest.backbones.items()}
-    catalog = Catalog(backbones)
+    catalog = Catalog(backbones, exports=exports)
     detectors = {name: _detector(name, table, folder, catalog) for name, table in manifest.detectors.items()}
-    return Catalog(backbones, detectors)
+    return replace(catalog, detectors=detectors)
 
 
 def _backbone(name: str, table: _BackboneTable, folder: Path) -> Backbone:
-    import timm
-
-    if not timm.is_model(table.architecture.split(".")[0]):
+    if not import_timm(name).is_model(table.architecture.split(".")[0]):
         raise ModelError(f"backbone {name!r}: timm has no architecture {table.architecture!r}")
     return Backbone(
         name=name,

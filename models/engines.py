@@ -5,6 +5,7 @@ graph, so that both engines are fed the same bytes.
 """
 
 import hashlib
+import importlib.util
 import logging
 import sys
 import tempfile
@@ -68,6 +69,10 @@ class Graph:
         digest = hashlib.sha256(described.encode()).hexdigest()[:12]
         return f"{self.kind.split('|')[0]}-{digest}.onnx"
 
+    def path(self, cache: Path) -> Path:
+        """Where its export lies or will lie: `cache/<hash of the weights>/<kind>-<hash of the graph>.onnx`."""
+        return cache / self.weights / self.file_name
+
 
 class OnnxEngine:
     """ONNX Runtime on the CPU. One thread a call: parallelism comes from several photos at once."""
@@ -116,6 +121,8 @@ def resolve_device(device: str) -> str:
     # On a machine without one, a server that finds its exported graphs need not import torch to be told so.
     if sys.platform == "linux" and not any(Path(node).exists() for node in _GPU_NODES):
         return "cpu"
+    if importlib.util.find_spec("torch") is None:
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -129,6 +136,7 @@ def make_engine(graph: Graph, engine: EngineChoice, device: str, cache: Path, th
     if engine == "auto":
         engine = "onnxruntime" if device == "cpu" else "torch"
     if engine == "torch":
+        _need_torch("the engine torch was asked for")
         return TorchEngine(graph.build(), device)
     if device != "cpu":
         raise EngineError(f"the engine onnxruntime runs on the CPU; device {device!r} needs the engine torch")
@@ -136,10 +144,11 @@ def make_engine(graph: Graph, engine: EngineChoice, device: str, cache: Path, th
 
 
 def exported(graph: Graph, cache: Path) -> Path:
-    """The path of the graph's ONNX file, `cache/<hash of the weights>/<kind>-<hash of the graph>.onnx`."""
-    path = cache / graph.weights / graph.file_name
+    """The path of the graph's ONNX file, which is made if it is not there. Raises `EngineError`."""
+    path = graph.path(cache)
     with _one_export_at_a_time:
         if not path.exists():
+            _need_torch(f"{graph.kind.split('|')[0]} of the weights {graph.weights[:12]}... is not in {cache}")
             path.parent.mkdir(parents=True, exist_ok=True)
             log.info("exporting %s for ONNX Runtime (once)", graph.kind)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -148,6 +157,11 @@ def exported(graph: Graph, cache: Path) -> Path:
                 # Whole or not at all, also where several processes start at once.
                 fresh.replace(path)
     return path
+
+
+def _need_torch(why: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise EngineError(f"{why}, and torch is not installed: export the models where it is (figureground export)")
 
 
 def _export(graph: Graph, path: Path) -> None:

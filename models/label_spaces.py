@@ -1,6 +1,5 @@
 """Label spaces: index <-> WordNet id <-> label, and which classes of one space are also in another."""
 
-import importlib.util
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+# The class lists are timm's, and a test compares them: a server without timm needs them too.
+_DATA = Path(__file__).parent / "data"
 # More digits than any class count, fewer than Python refuses to turn into an int.
 _MAX_INDEX_DIGITS = 9
 
@@ -107,22 +108,19 @@ class UnknownLabelSpace(LookupError):
 @cache
 def imagenet_1k() -> LabelSpace:
     """The 1000 classes of ILSVRC 2012 in the order of timm's models; labels are the first WordNet lemmas."""
-    lemmas = dict(line.split("\t", 1) for line in _timm_lines("imagenet_synset_to_lemma.txt"))
-    wnids = tuple(_timm_lines("imagenet_synsets.txt"))
-    return LabelSpace("imagenet-1k", wnids, tuple(lemmas[wnid].split(",")[0].strip() for wnid in wnids))
+    return read_label_space(_DATA / "imagenet_1k.tsv", "imagenet-1k")
 
 
 @cache
 def imagenet_a() -> LabelSpace:
     """The 200 classes of ImageNet-A (Hendrycks et al., arXiv:1907.07174), sorted by wnid."""
-    return _subset_of_imagenet("imagenet-a", _timm_lines("imagenet_a_synsets.txt"))
+    return _subset_of_imagenet("imagenet-a")
 
 
 @cache
 def tiny_imagenet() -> LabelSpace:
     """The 200 classes of Tiny ImageNet (Stanford CS231n), sorted by wnid."""
-    lines = (Path(__file__).parent / "data" / "tiny_imagenet_wnids.txt").read_text("ascii").split()
-    return _subset_of_imagenet("tiny-imagenet", lines)
+    return _subset_of_imagenet("tiny-imagenet")
 
 
 LABEL_SPACES: dict[str, Callable[[], LabelSpace]] = {
@@ -165,19 +163,11 @@ def read_label_space(path: Path, name: str) -> LabelSpace:
     return LabelSpace(name, tuple(labels), tuple(labels.values()))
 
 
-def _subset_of_imagenet(name: str, wnids: Sequence[str]) -> LabelSpace:
+def _subset_of_imagenet(name: str) -> LabelSpace:
+    wnids = (_DATA / f"{name.replace('-', '_')}_wnids.txt").read_text("ascii").split()
     parent = imagenet_1k()
     labels = dict(zip(parent.wnids, parent.labels, strict=True))
     return LabelSpace(name, tuple(wnids), tuple(labels[wnid] for wnid in wnids))
-
-
-def _timm_lines(filename: str) -> list[str]:
-    """A list that timm ships with its data sets. Found without importing timm, which would import torch."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the ImageNet class lists come with the package timm; install timm")
-    path = Path(spec.submodule_search_locations[0]) / "data" / "_info" / filename
-    return path.read_text("utf-8").splitlines()
 
 
 def _unique_positions(texts: Sequence[str]) -> dict[str, int | None]:

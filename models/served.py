@@ -1,5 +1,6 @@
 """The models that are loaded and can be asked for."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 
 from models.backbones import Backbone
 from models.catalog import Catalog
-from models.detectors import LoadedDetector
+from models.detectors import FcosDetector, LoadedDetector
 from models.engines import Engine, EngineChoice, Graph, make_engine, resolve_device
+from models.exports import Exports
 from models.label_spaces import LABEL_SPACES, LabelSpace, label_space
 from models.views import Pixels
+
+log = logging.getLogger("figureground.served")
 
 Floats = NDArray[np.float32]
 
@@ -73,7 +77,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are loaded: `device` "auto", "cpu", "cuda", "cuda:1"...; `cache` is the folder for exports."""
+    """How models are loaded: `device` "auto", "cpu", "cuda", "cuda:1"...; `cache` is the folder of `models.exports`."""
 
     cache: Path
     device: str = "auto"
@@ -105,17 +109,31 @@ def load(
         engine.run(*graph.examples())
         return engine
 
+    def remember(model: Backbone | FcosDetector, engine: Engine) -> None:
+        # The operator's own models are looked up in the manifest at every start.
+        if engine.name == "onnxruntime" and model.source != "manifest":
+            _remember(model, Exports(loading.cache))
+
     classifiers, finders = {}, {}
     for name in dict.fromkeys(detectors):
         with timed(name):
             detector = catalog.detector(name)
             engines = engine_for(detector.graph()), engine_for(detector.region_graph())
             finders[name] = LoadedDetector(detector, *engines)
+            remember(detector, engines[0])
     for name in dict.fromkeys(backbones):
         with timed(name):
             backbone = catalog.backbone(name)
             classifiers[name] = Classifier(backbone, engine_for(backbone.graph()))
+            remember(backbone, classifiers[name].engine)
     return Served(classifiers, finders, seconds)
+
+
+def _remember(model: Backbone | FcosDetector, exports: Exports) -> None:
+    try:
+        exports.remember(model)
+    except OSError as error:  # It is served all the same; the next start is slower.
+        log.warning("%s cannot be remembered in %s: %s", model.name, exports.folder, error)
 
 
 def _chosen(name: str | None, served: Mapping[str, object], kind: str) -> str:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ def serve(
     os.environ.update(_environment(settings))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     # BentoML keeps a server's metrics there, and empties them when another one starts with the same home.
-    os.environ.setdefault("BENTOML_HOME", str(settings.cache_dir.resolve() / "bentoml" / str(port)))
+    os.environ.setdefault("BENTOML_HOME", str(_writable(settings.cache_dir.resolve()) / "bentoml" / str(port)))
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", *arguments])
 
 
@@ -141,8 +142,28 @@ def models(
     _print_table(["kind", "name", "input (px)", "parameters", "source"], rows)
 
 
-@journal.command()
+@app.command()
 def export(
+    out: Annotated[Path, typer.Option(help="Folder for the exports; what is there already is kept.")],
+    backbone: Backbones = None,
+    detector: Detectors = None,
+) -> None:
+    """Export models into a folder that serves them without torch, timm, their weights and a network.
+
+    Serve it with FIGUREGROUND_CACHE_DIR=DIR, also where it is read-only; models of a manifest need no manifest there.
+    """
+    from service import loading
+
+    settings = _settings(backbones=backbone, detectors=detector, cache_dir=out, device="cpu", engine="onnxruntime")
+    with _one_line_errors():
+        loading.check(settings)
+        with _progress("exporting", len(settings.backbones) + len(settings.detectors)) as advance:
+            names = loading.export(settings, advance)
+    typer.echo(f"{', '.join(names)} in {out}")
+
+
+@journal.command("export")
+def export_journal(
     out: Annotated[Path, typer.Argument(help="The file to write: .parquet or .csv.", show_default=False)],
     since: Annotated[str | None, typer.Option(help="Answers from then on: RFC 3339.")] = None,
     until: Annotated[str | None, typer.Option(help="Answers before then.")] = None,
@@ -290,6 +311,12 @@ def _environment(settings: "Settings") -> dict[str, str]:
     if settings.models is not None:
         chosen["MODELS"] = str(settings.models.resolve())
     return {f"FIGUREGROUND_{name}": value for name, value in chosen.items()}
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, or a temporary one where it cannot be written to, as in a container."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "figureground"
 
 
 def _free_address(host: str, port: int) -> str:

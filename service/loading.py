@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from models.backbones import ModelError
 from models.catalog import Catalog, read_manifest
+from models.exports import Exports
 from models.served import Loading, Served
 from models.served import load as load_models
 from service.settings import Settings
@@ -11,7 +12,8 @@ from service.settings import Settings
 
 def catalog(settings: Settings) -> Catalog:
     """Raises `ModelError`."""
-    return Catalog() if settings.models is None else read_manifest(settings.models)
+    exports = Exports(settings.cache_dir)
+    return Catalog(exports=exports) if settings.models is None else read_manifest(settings.models, exports)
 
 
 def check(settings: Settings) -> None:
@@ -31,11 +33,12 @@ def is_exported(settings: Settings) -> bool:
     found = catalog(settings)
     backbones = [found.backbone(name) for name in settings.backbones]
     detectors = [found.detector(name) for name in settings.detectors]
-    if any(backbone.checkpoint is None for backbone in [*backbones, *(one.backbone for one in detectors)]):
+    weights = [*backbones, *(detector.backbone for detector in detectors)]
+    if any(model.checkpoint is None and model.facts is None for model in weights):
         return False
-    expected = [f"{backbone.sha256}/classifier-*.onnx" for backbone in backbones]
-    expected += [f"{detector.sha256}/detector-*.onnx" for detector in detectors]
-    return all(any(settings.cache_dir.glob(pattern)) for pattern in expected)
+    graphs = [backbone.graph() for backbone in backbones]
+    graphs += [graph for detector in detectors for graph in (detector.graph(), detector.region_graph())]
+    return all(graph.path(settings.cache_dir).exists() for graph in graphs)
 
 
 def load(settings: Settings, on_progress: Callable[[str], None] | None = None) -> Served:
@@ -45,3 +48,16 @@ def load(settings: Settings, on_progress: Callable[[str], None] | None = None) -
         return load_models(catalog(settings), settings.backbones, settings.detectors, loading, on_progress)
     except OSError as error:
         raise ModelError(f"the models cannot be loaded: {error}") from error
+
+
+def export(settings: Settings, on_progress: Callable[[str], None] | None = None) -> list[str]:
+    """Make `cache_dir` a folder of exports that serves the models without anything else; their names.
+
+    Raises as `load` does, and OSError.
+    """
+    served = load(settings, on_progress)
+    backbones = [loaded.model for loaded in served.backbones.values()]
+    detectors = [loaded.model for loaded in served.detectors.values()]
+    for model in (*backbones, *detectors):
+        Exports(settings.cache_dir).remember(model)
+    return [model.name for model in (*backbones, *detectors)]
