@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from models.backbones import ModelError
+from models.backbones import Backbone, ModelError
 from models.catalog import Catalog, read_manifest
+from models.detectors import FcosDetector
 from models.exports import Exports
 from models.served import Loading, Served
 from models.served import load as load_models
@@ -56,8 +57,8 @@ def export(settings: Settings, on_progress: Callable[[str], None] | None = None)
     Raises as `load` does, and OSError.
     """
     served = load(settings, on_progress)
-    backbones = [loaded.model for loaded in served.backbones.values()]
-    detectors = [loaded.model for loaded in served.detectors.values()]
-    for model in (*backbones, *detectors):
+    models: list[Backbone | FcosDetector] = [loaded.model for loaded in served.backbones.values()]
+    models += [loaded.model for loaded in served.detectors.values()]
+    for model in models:
         Exports(settings.cache_dir).remember(model)
-    return [model.name for model in (*backbones, *detectors)]
+    return [model.name for model in models]
