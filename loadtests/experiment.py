@@ -22,13 +22,15 @@ from sqlalchemy import Connection, event, insert, text
 from loadtests.postgresql import postgresql
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
 from service.database import Database
+from service.drift import Windows, drift
 from service.experiment import Asked, count, experiment
-from service.rows import HOUR, Answer, Row, Tally, TallyKey, tally_keys
+from service.rows import HOUR, SUMS, Answer, Key, Row, spread_keys, tally_keys
 
 _RESULT = Path(__file__).parent / "results" / "experiment.json"
 _GROUP = 20_000
 _DAYS = 30
 _START = 490_000
+_WINDOWS = Windows(24, 168)
 _OUTCOMES = ("agree", "disagree", "no_detection", "covers_image")
 
 
@@ -39,13 +41,14 @@ def rows(number: int) -> Iterator[Row]:
     outcomes = random.choice(4, number, p=(0.7, 0.2, 0.08, 0.02))
     backbones = random.integers(3, size=number)
     truths = np.where(random.random(number) < 0.2, random.integers(8, size=number), -1)
-    probabilities = {f"{arm}_probability": 0.5 for arm in ("plain", "cropped", "combined")}
+    areas, confidences = random.random(number), random.random(number)
+    probabilities = {f"{arm}_probability": 0.5 for arm in ("plain", "combined")}
     timings = {f"{stage}_ms": 9.0 for stage in ("decode", "queue", "detect", "crop", "classify", "total")}
     same = {
         **{f"{arm}_wnid": "n02123045" for arm in ("plain", "cropped", "combined")},
         **probabilities,
         **timings,
-        **{f"box_{name}": 0.5 for name in ("x1", "y1", "x2", "y2", "score", "area")},
+        **{f"box_{name}": 0.5 for name in ("x1", "y1", "x2", "y2", "score")},
         "backbone_sha256": "0" * 64,
         "detector_sha256": "0" * 64,
         "photo_sha256": "0" * 64,
@@ -63,6 +66,8 @@ def rows(number: int) -> Iterator[Row]:
             "answered_us": int(times[one]),
             "backbone": DEFAULT_BACKBONES[backbones[one]],
             "detector": DEFAULT_DETECTORS[0],
+            "box_area": float(areas[one]),
+            "cropped_probability": float(confidences[one]),
             "outcome": _OUTCOMES[outcomes[one]],
             "truth": truth,
             "truth_wnid": None if truth < 0 else "n02123045",
@@ -70,15 +75,17 @@ def rows(number: int) -> Iterator[Row]:
 
 
 def fill(database: Database, number: int) -> None:
-    """Faster than the journal would: the tallies are written once, at the end."""
-    tallies: Counter[TallyKey] = Counter()
+    """Faster than the journal would: the sums are written once, at the end."""
+    sums: Counter[Key] = Counter()
     source = rows(number)
     while group := [row for row, _ in zip(source, range(_GROUP), strict=False)]:
-        tallies.update(key for row in group for key in tally_keys(row))
+        sums.update(key for row in group for key in [*tally_keys(row), *spread_keys(row)])
         with database.writing() as connection:
             connection.execute(insert(Answer), group)
     with database.writing() as connection:
-        connection.execute(insert(Tally), [{**key._asdict(), "answers": one} for key, one in tallies.items()])
+        for kind, table in SUMS.items():
+            of_kind = [{**key._asdict(), "answers": one} for key, one in sums.items() if isinstance(key, kind)]
+            connection.execute(insert(table), of_kind)
     if database.url.get_backend_name() == "postgresql":
         with database.writing() as connection:
             connection.execute(text("ANALYZE"))
@@ -90,6 +97,7 @@ def plan(connection: Connection, asked: Asked) -> list[str]:
     statements: list[tuple[str, object]] = []
     event.listen(connection, "before_cursor_execute", lambda *call: statements.append((call[2], call[3])))
     count(connection, asked)
+    drift(connection, asked.until or 0, _WINDOWS)
     found = [connection.exec_driver_sql(explain + one, bound) for one, bound in list(statements)]  # type: ignore[arg-type]
     return [str(line[-1]) for one in found for line in one]
 
@@ -99,17 +107,17 @@ def measure(database: Database, asked: Asked, times: int = 15) -> float:
     took = []
     for _ in range(times):
         start = time.perf_counter()
-        experiment(database, asked)
+        experiment(database, asked, _WINDOWS)
         took.append((time.perf_counter() - start) * 1000)
     return statistics.median(took)
 
 
 def main(number: Annotated[int, typer.Option("--rows", help="Answers in the journal.")] = 1_000_000) -> None:
-    """GET /experiment's own work, without HTTP: all answers, a range that cuts hours, and one day."""
+    """GET /experiment's own work with its drift, without HTTP: all answers, a range that cuts hours, and one day."""
     console = Console()
     middle = (_START + 15 * 24) * HOUR
     ranges = {
-        "all": Asked(),
+        "all": Asked(until=(_START + _DAYS * 24) * HOUR),
         "20 days, cut": Asked((_START + 100) * HOUR + HOUR // 2, (_START + 580) * HOUR + HOUR // 3),
         "one day": Asked(middle, middle + 24 * HOUR),
     }

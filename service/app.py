@@ -18,6 +18,7 @@ from models.comparison import Options
 from models.pipeline import Pipeline
 from service import answers, connections, doors, endpoints, loading, logs, metrics
 from service.database import Database
+from service.drift import Windows
 from service.journal import Journal
 from service.lifecycle import drain_before_stopping
 from service.openapi import document
@@ -35,6 +36,7 @@ from service.requests import (
 )
 from service.scheduler import Scheduler
 from service.settings import Settings, settings
+from service.workers import watch
 
 _ROUTES = (
     *("/predict", "/predict/batch", "/feedback", "/feedback/batch", "/experiment", "/models"),
@@ -83,7 +85,13 @@ def _journal(chosen: Settings) -> Journal | None:
     if not chosen.journal_url:
         return None
     database = Database(chosen.journal_url)
-    return Journal(database, chosen.journal_backlog, chosen.journal_days, metrics.count_journal_rows)
+    return Journal(
+        database,
+        chosen.journal_backlog,
+        chosen.journal_days,
+        metrics.count_journal_rows,
+        metrics.journal_waiting.set,
+    )
 
 
 class LeanService(Service):
@@ -135,7 +143,6 @@ class Figureground:
         self.journal = _journal(self.settings)
         pages.state.served, pages.state.journal = served, self.journal
         pages.state.models = orjson.dumps(answers.describe_served(served))
-        metrics.forget_dead_workers()
         metrics.observe_models(served.load_seconds)
         self.scheduler = Scheduler(self.settings.worker_threads, self.settings.max_queue, metrics.queue_depth.set)
         pages.state.scheduler = self.scheduler
@@ -155,9 +162,13 @@ class Figureground:
     @bentoml.on_startup
     async def start(self) -> None:
         drain_before_stopping(self.scheduler.drain, self.settings.drain_seconds)
+        windows = Windows(self.settings.drift_hours, self.settings.drift_reference_hours)
+        number = bentoml.server_context.worker_index or 1
+        self.watching = asyncio.create_task(watch(number, self.pipeline.served, self.journal, windows))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
+        self.watching.cancel()
         await asyncio.to_thread(self.scheduler.close)
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)

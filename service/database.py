@@ -1,7 +1,11 @@
-"""The journal's database, SQLite or PostgreSQL: its connections, and its schema, brought up to date by Alembic."""
+"""The journal's database: its connections, and its schema, brought up to date by Alembic.
+
+SQLite and PostgreSQL are told how long to wait and what a snapshot is; any other database that SQLAlchemy has a driver
+for is taken as it comes.
+"""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,18 @@ from sqlalchemy.pool import NullPool
 # How long a connection waits for a lock, and for a server that does not answer.
 _LOCK_SECONDS = 2
 _ANSWER_SECONDS = 10
+_LIBPQ: Mapping[str, Any] = {
+    "connect_timeout": _LOCK_SECONDS,
+    "tcp_user_timeout": _ANSWER_SECONDS * 1000,
+    "options": f"-c statement_timeout={_ANSWER_SECONDS * 1000} -c lock_timeout={_LOCK_SECONDS * 1000}",
+}
+_MYSQL: Mapping[str, Any] = {
+    "connect_timeout": _LOCK_SECONDS,
+    "read_timeout": _ANSWER_SECONDS,
+    "write_timeout": _ANSWER_SECONDS,
+}
+# Arguments of a driver's connect; a driver that is not here has its own patience.
+_PATIENCE = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb": _MYSQL}
 # Any number that no other program takes in the same PostgreSQL database.
 _MIGRATION_LOCK = 0x66696775
 
@@ -29,11 +45,12 @@ class Database:
     """Safe from several threads and processes; nothing is opened before it is needed, and all of it may come back."""
 
     def __init__(self, url: str) -> None:
-        """Raises `ValueError` for an URL of no database that is known."""
+        """Raises `ValueError` for an URL that no installed driver opens."""
         self.url = parse_url(url)
+        self._kind = self.url.get_backend_name()
         self._engine = _engine(self.url)
-        # What is read in one transaction is of one moment.
-        snapshot = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        # What is read in one transaction is of one moment; SQLite and MySQL do so anyway.
+        snapshot = {"isolation_level": "REPEATABLE READ"} if self._kind == "postgresql" else {}
         self._reader = self._engine.execution_options(reading=True, **snapshot)
         self._lock = threading.Lock()
         self._up_to_date = False
@@ -54,12 +71,13 @@ class Database:
             with self._reader.connect() as connection:
                 yield connection
 
+    @property
+    def is_of_one_machine(self) -> bool:
+        """Whether no worker of another machine can write into it."""
+        return self._kind == "sqlite"
+
     def close(self) -> None:
         self._engine.dispose()
-
-    @property
-    def _is_sqlite(self) -> bool:
-        return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -78,11 +96,12 @@ class Database:
         with self._lock:
             if self._up_to_date:
                 return
-            if self._is_sqlite and self.url.database:
+            if self._kind == "sqlite" and self.url.database:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
             with self._engine.begin() as connection:
-                # Several workers start at once: the first migrates, the others then find it done.
-                if not self._is_sqlite:
+                # Several workers start at once: the first migrates, the others then find it done. Elsewhere they may
+                # fail to make what is there already, and find it when they try again.
+                if self._kind == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 migrate(connection)
             self._up_to_date = True
@@ -109,17 +128,24 @@ def migrate(connection: Connection) -> None:
 
 
 def parse_url(url: str) -> URL:
-    """With an absolute path for SQLite and psycopg 3 for PostgreSQL. Raises `ValueError`."""
+    """With an absolute path for SQLite, and psycopg 3 for PostgreSQL unless it names a driver. Raises `ValueError`."""
     try:
         parsed = make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        dialect = parsed.get_dialect()
+        dialect.import_dbapi()
     except SQLAlchemyError as error:
         raise ValueError(_first_line(error)) from None
-    kind = parsed.get_backend_name()
-    if kind == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        return parsed.set(database=str(Path(parsed.database or "").absolute()))
-    if kind == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg")
-    raise ValueError("needs sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME")
+    except ImportError as error:
+        raise ValueError(f"needs a driver that is not installed: {error}") from None
+    if dialect.is_async:
+        raise ValueError(f"{parsed.drivername} is an asynchronous driver; name another one")
+    if parsed.get_backend_name() != "sqlite":
+        return parsed
+    if parsed.database in (None, "", ":memory:"):
+        raise ValueError("needs a file, sqlite:///FILE: every process would have a memory of its own")
+    return parsed.set(database=str(Path(parsed.database or "").absolute()))
 
 
 def _engine(url: URL) -> Engine:
@@ -129,9 +155,7 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    milliseconds = f"-c statement_timeout={_ANSWER_SECONDS * 1000} -c lock_timeout={_LOCK_SECONDS * 1000}"
-    patience = {"connect_timeout": _LOCK_SECONDS, "tcp_user_timeout": _ANSWER_SECONDS * 1000, "options": milliseconds}
-    return create_engine(url, pool_pre_ping=True, connect_args=patience)
+    return create_engine(url, pool_pre_ping=True, connect_args={**_PATIENCE.get(url.get_driver_name(), {})})
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

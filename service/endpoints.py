@@ -14,6 +14,7 @@ from models.served import Served
 from service import experiment as experiments
 from service import metrics
 from service.database import DatabaseAway
+from service.drift import Windows
 from service.feedback import Learnt, Said, learn
 from service.journal import Journal
 from service.problems import MEDIA_TYPE, Problem, as_problem, refused
@@ -52,8 +53,9 @@ async def feedback_batch(request: Request) -> Response:
 async def experiment(request: Request) -> Response:
     """The running comparison."""
     asked = experiments.parse(request.query_params)
+    windows = Windows(settings().drift_hours, settings().drift_reference_hours)
     async with asyncio.timeout(settings().deadline_seconds):
-        found = await asyncio.to_thread(experiments.experiment, _journal(request).database, asked)
+        found = await asyncio.to_thread(experiments.experiment, _journal(request).database, asked, windows)
     served: Served = request.app.state.served
     if not found["backbones"] and asked.detector not in (None, *served.detectors):
         raise Problem(422, f"detector {asked.detector!r} has no answers; served are: {', '.join(served.detectors)}")
@@ -82,7 +84,7 @@ async def _learn(request: Request, said: list[Said]) -> list[Learnt | Problem]:
         return spaces.get(name) or (label_space(name) if name in LABEL_SPACES else None)
 
     async with asyncio.timeout(settings().deadline_seconds):
-        results = await learn(_journal(request), said, space)
+        results = await learn(_journal(request), said, space, metrics.rows_that_wait)
     for result in results:
         if isinstance(result, Learnt) and result.new:
             metrics.count_feedback(result.backbone, result.correct)

@@ -6,8 +6,9 @@ and last hour from its answers.
 
 import math
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ from scipy.stats import binomtest
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from service.database import Database
+from service.drift import Windows, drift
 from service.problems import Problem
-from service.rows import DAY, RIGHT, SPANS, UNLABELLED, Answer, Tally
+from service.rows import DAY, FURTHER_ASKED, FURTHER_RIGHT, RIGHT, UNLABELLED, Answer, Tally, cover
 
 ALPHA = 0.05
 # An e-value above it is told as it: JSON has no infinity.
@@ -58,44 +60,34 @@ def parse(query: Mapping[str, str]) -> Asked:
     return Asked(**times, detector=query.get("detector"))
 
 
-def experiment(database: Database, asked: Asked) -> dict[str, Any]:
-    """What GET /experiment answers. Raises `service.database.DatabaseAway`."""
+def experiment(database: Database, asked: Asked, windows: Windows) -> dict[str, Any]:
+    """What GET /experiment answers; the drift is that of the hours before `until`, or now.
+
+    Raises `service.database.DatabaseAway`.
+    """
     with database.reading() as connection:
         kinds = count(connection, asked)
+        until = time.time_ns() // 1000 if asked.until is None else min(asked.until, _NEVER)
+        drifts = drift(connection, until, windows, asked.detector)
     backbones: dict[str, Counter[Kind]] = {}
     for kind, answers in kinds.items():
         backbones.setdefault(kind.backbone, Counter())[kind] = answers
-    return {"backbones": {name: summarise(backbones[name]) for name in sorted(backbones)}}
+    return {
+        "backbones": {name: {**summarise(backbones[name]), "drift": drifts.get(name, {})} for name in sorted(backbones)}
+    }
 
 
 def count(connection: Connection, asked: Asked) -> Counter[Kind]:
     """How many answers of each kind."""
     counts: Counter[Kind] = Counter()
     low, high = max(0, asked.since or 0), _NEVER if asked.until is None else min(asked.until, _NEVER)
-    for span, first, last in _cover(low, high, SPANS):
+    for span, first, last in cover(low, high):
         if span is None:
             _sum(connection, counts, Answer, [Answer.answered_us >= first, Answer.answered_us < last], asked.detector)
         else:
             of_span = [Tally.span == span, Tally.number >= first, Tally.number < last]
             _sum(connection, counts, Tally, of_span, asked.detector)
     return +counts
-
-
-def _cover(low: int, high: int, spans: Sequence[int]) -> Iterator[tuple[int | None, int, int]]:
-    """A time in parts: `(span, first, last)` of tallies' numbers, the longest spans that fit, else of microseconds."""
-    if low >= high:
-        return
-    if not spans:
-        yield None, low, high
-        return
-    span, *shorter = spans
-    first, last = -(-low // span), high // span
-    if first >= last:
-        yield from _cover(low, high, shorter)
-        return
-    yield span, first, last
-    yield from _cover(low, first * span, shorter)
-    yield from _cover(last * span, high, shorter)
 
 
 def _sum(
@@ -115,7 +107,10 @@ def _sum(
 
 
 def summarise(kinds: Mapping[Kind, int]) -> dict[str, Any]:
-    """One backbone's answers. Rates are shares, 0..1, None of nothing: agreement of the answers with a crop."""
+    """One backbone's answers. Rates are shares, 0..1, None of nothing: agreement of the answers with a crop.
+
+    The further arms are there where they were asked for, out of the labelled answers that have them.
+    """
     outcomes, truths = Counter[str](), Counter[int]()
     for kind, answers in kinds.items():
         outcomes[kind.outcome] += answers
@@ -124,11 +119,12 @@ def summarise(kinds: Mapping[Kind, int]) -> dict[str, Any]:
     labelled = total - truths.pop(UNLABELLED, 0)
     rescued = sum(number for truth, number in truths.items() if truth & RIGHT["cropped"] and not truth & RIGHT["plain"])
     broken = sum(number for truth, number in truths.items() if truth & RIGHT["plain"] and not truth & RIGHT["cropped"])
-    right = {arm: sum(number for truth, number in truths.items() if truth & bit) for arm, bit in RIGHT.items()}
+    asked = dict.fromkeys(RIGHT, labelled) | {arm: _having(truths, bit) for arm, bit in FURTHER_ASKED.items()}
+    right = {arm: _having(truths, bit) for arm, bit in {**RIGHT, **FURTHER_RIGHT}.items()}
     return {
         "answers": total,
         "labelled": labelled,
-        "arms": {arm: proportion(correct, labelled) for arm, correct in right.items()},
+        "arms": {arm: proportion(right[arm], of) for arm, of in asked.items() if of or arm in RIGHT},
         "rescued": rescued,
         "broken": broken,
         "p_value": mcnemar(rescued, broken),
@@ -141,10 +137,10 @@ def summarise(kinds: Mapping[Kind, int]) -> dict[str, Any]:
 def proportion(correct: int, total: int) -> dict[str, Any]:
     """With the score interval of Wilson (1927), J. Am. Stat. Assoc. 22, 209-212; of nothing, nothing is known."""
     if total == 0:
-        return {"correct": 0, "accuracy": None, "low": 0.0, "high": 1.0}
+        return {"labelled": 0, "correct": 0, "accuracy": None, "low": 0.0, "high": 1.0}
     interval = binomtest(correct, total).proportion_ci(1 - ALPHA, method="wilson")
     low, high = float(interval.low), float(interval.high)
-    return {"correct": correct, "accuracy": correct / total, "low": low, "high": high}
+    return {"labelled": total, "correct": correct, "accuracy": correct / total, "low": low, "high": high}
 
 
 def mcnemar(rescued: int, broken: int) -> float:
@@ -188,6 +184,10 @@ def _confidence_sequence(rescued: int, broken: int) -> tuple[float, float]:
     low = float(brentq(excess, 0.0, middle)) if rescued and excess(0.0) > 0 else 0.0
     high = float(brentq(excess, middle, 1.0)) if broken and excess(1.0) > 0 else 1.0
     return low, high
+
+
+def _having(truths: Mapping[int, int], bit: int) -> int:
+    return sum(number for truth, number in truths.items() if truth & bit)
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -14,7 +14,7 @@ from models.label_spaces import LabelSpace
 from service.database import Database, DatabaseAway
 from service.journal import Journal
 from service.problems import Problem
-from service.rows import RIGHT, Answer, TallyKey, Word, add_to_tallies, tally_keys
+from service.rows import FURTHER_ASKED, FURTHER_RIGHT, RIGHT, Answer, Key, Word, add_to_sums, tally_keys
 
 # How long a word waits for a row that a worker, here or elsewhere, has not committed yet; looked for so often.
 _WAIT_SECONDS = 1.0
@@ -22,7 +22,7 @@ _LOOK_SECONDS = 0.1
 # Ids in one statement, words in one transaction.
 _GROUP = 500
 _COLUMNS = (
-    *("request_id", "answered_us", "backbone", "detector", "outcome", "label_space", "truth", "truth_wnid"),
+    *("request_id", "answered_us", "backbone", "detector", "outcome", "label_space", "truth", "truth_wnid", "arms"),
     *(f"{arm}_wnid" for arm in RIGHT),
 )
 
@@ -55,22 +55,27 @@ class Learnt:
         return {"request_id": self.request_id, "label": label, "correct": self.correct}
 
 
-async def learn(journal: Journal, said: Sequence[Said], space: FindSpace) -> list[Learnt | Problem]:
+async def learn(
+    journal: Journal, said: Sequence[Said], space: FindSpace, rows_that_wait: Callable[[], float]
+) -> list[Learnt | Problem]:
     """One result a word, in order, all of them durable; waits a little for answers that are not in the journal yet.
 
-    `space` gives the label space of a backbone and a label space's name. A later word of the same answer wins. Raises
-    `DatabaseAway`.
+    `space` gives the label space of a backbone and a label space's name, `rows_that_wait` how many rows the workers of
+    this machine have still to write. A later word of the same answer wins. Raises `DatabaseAway`.
     """
     if journal.away:
         # Known already; to find out again would hold a thread for seconds.
         raise DatabaseAway("rows wait for it")
-    missing = _ids(said)
+    database, missing = journal.database, _ids(said)
     give_up = time.monotonic() + _WAIT_SECONDS
-    while missing := await asyncio.to_thread(_missing, journal.database, missing):
-        if time.monotonic() > give_up and not journal.holds(missing):
+    while missing:
+        # Asked before the look: what waited by then is written by now, or still waits.
+        all_written = database.is_of_one_machine and rows_that_wait() == 0
+        missing = await asyncio.to_thread(_missing, database, missing)
+        if all_written or (time.monotonic() > give_up and not journal.holds(missing)):
             break
-        await asyncio.sleep(_LOOK_SECONDS)
-    return await asyncio.to_thread(_learn, journal.database, said, space)
+        await asyncio.sleep(_LOOK_SECONDS if missing else 0)
+    return await asyncio.to_thread(_learn, database, said, space)
 
 
 def _learn(database: Database, said: Sequence[Said], space: FindSpace) -> list[Learnt | Problem]:
@@ -90,7 +95,7 @@ class _Lesson:
         self._space = space
         self._now = time.time_ns() // 1000
         self._answers = _locked(connection, request_ids)
-        self._tallies: Counter[TallyKey] = Counter()
+        self._tallies: Counter[Key] = Counter()
         self._words: list[dict[str, Any]] = []
         self._changed: dict[str, dict[str, Any]] = {}
 
@@ -105,7 +110,7 @@ class _Lesson:
             ]
             change = update(Answer).where(*one).values(truth=bindparam("bits"), truth_wnid=bindparam("wnid"))
             self._connection.execute(change, changes)
-            add_to_tallies(self._connection, self._tallies)
+            add_to_sums(self._connection, self._tallies)
         return results
 
     def _word(self, said: Said) -> Learnt | Problem:
@@ -122,7 +127,7 @@ class _Lesson:
         new = answer["truth_wnid"] != wnid
         if new:
             self._change(answer, wnid)
-        correct = {arm: bool(answer["truth"] & bit) for arm, bit in RIGHT.items()}
+        correct = _correct(answer["truth"])
         return Learnt(said.request_id, answer["backbone"], index, wnid, space.labels[index], correct, new)
 
     def _change(self, answer: dict[str, Any], wnid: str) -> None:
@@ -140,8 +145,19 @@ def _ids(said: Iterable[Said]) -> set[str]:
 
 
 def _truth(answer: Mapping[str, Any], wnid: str) -> int:
-    """The bits of the arms that are right; without a crop cropped stands for what plain says."""
-    return sum(bit for arm, bit in RIGHT.items() if (answer[f"{arm}_wnid"] or answer["plain_wnid"]) == wnid)
+    """The bits of the arms that are right, and were asked for; without a crop each arm stands for what plain says."""
+    bits = sum(bit for arm, bit in RIGHT.items() if (answer[f"{arm}_wnid"] or answer["plain_wnid"]) == wnid)
+    instead = answer["plain_wnid"] if answer["cropped_wnid"] is None else None
+    for arm, found in (answer["arms"] or {}).items():
+        said = instead if found is None else found[0]
+        if said is not None and arm in FURTHER_ASKED:
+            bits += FURTHER_ASKED[arm] + FURTHER_RIGHT[arm] * (said == wnid)
+    return bits
+
+
+def _correct(truth: int) -> dict[str, bool]:
+    asked = {arm: FURTHER_RIGHT[arm] for arm, bit in FURTHER_ASKED.items() if truth & bit}
+    return {arm: bool(truth & bit) for arm, bit in {**RIGHT, **asked}.items()}
 
 
 def _locked(connection: Connection, request_ids: Iterable[str]) -> dict[str, dict[str, Any]]:

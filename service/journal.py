@@ -24,15 +24,15 @@ from service.outcomes import Outcome
 from service.rows import (
     DAY,
     HOUR,
+    SPANS,
+    SUMS,
     UNLABELLED,
     Answer,
+    Key,
     Row,
-    Tally,
-    TallyKey,
     Word,
-    add_to_tallies,
+    add_to_sums,
     insert_answers,
-    tally_keys,
 )
 
 log = logging.getLogger("figureground.journal")
@@ -50,14 +50,22 @@ _PRUNE_SECONDS = 600.0
 class Journal:
     """At most `backlog` rows wait in memory; rows older than `days` (0: none) are deleted, an hour at a time.
 
-    `on_rows` is told how many rows were committed or lost, from any thread.
+    `on_rows` is told how many rows were committed or lost, and `on_waiting` how many wait, from any thread.
     """
 
-    def __init__(self, database: Database, backlog: int, days: float, on_rows: OnRows) -> None:
+    def __init__(
+        self,
+        database: Database,
+        backlog: int,
+        days: float,
+        on_rows: OnRows,
+        on_waiting: Callable[[int], object] = lambda _: None,
+    ) -> None:
         self.database = database
         self._backlog = backlog
         self._days = days
         self._on_rows = on_rows
+        self._on_waiting = on_waiting
         self._rows: deque[Row] = deque()
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -84,6 +92,7 @@ class Journal:
             room = len(self._rows) < self._backlog
             if room:
                 self._rows.append(row)
+                self._on_waiting(len(self._rows))
                 self._changed.notify()
         if not room:
             self._on_rows("lost", 1)
@@ -149,6 +158,7 @@ class Journal:
         with self._changed:
             for _ in group:
                 self._rows.popleft()
+            self._on_waiting(len(self._rows))
         self._on_rows(result, len(group))
 
     def _tell(self, fault: str | None) -> None:
@@ -169,7 +179,7 @@ class Journal:
 
 
 def prune(database: Database, before_us: int) -> int:
-    """Deletes the whole hours before this time with their feedback and tallies, in one transaction each.
+    """Deletes the whole hours before this time with their feedback and sums, in one transaction each.
 
     Gives the number of hours. Raises `DatabaseAway`.
     """
@@ -184,13 +194,16 @@ def prune(database: Database, before_us: int) -> int:
 
 
 def _prune_hour(connection: Connection, hour: int) -> None:
-    of_hour = select(Tally).where(Tally.span == HOUR, Tally.number == hour)
-    gone: Counter[TallyKey] = Counter()
-    for tally in connection.execute(of_hour).mappings():
-        for key in tally_keys({**tally, "answered_us": hour * HOUR}):
-            gone[key] -= tally["answers"]
-    add_to_tallies(connection, gone)
-    connection.execute(delete(Tally).where(Tally.answers == 0))
+    gone: Counter[Key] = Counter()
+    for key, table in SUMS.items():
+        of_hour = select(table).where(table.span == HOUR, table.number == hour)
+        for found in connection.execute(of_hour).mappings():
+            alike = [found[name] for name in key._fields[2:]]
+            for span in SPANS:
+                gone[key(span, hour * HOUR // span, *alike)] -= found["answers"]
+    add_to_sums(connection, gone)
+    for table in SUMS.values():
+        connection.execute(delete(table).where(table.answers == 0))
     end = (hour + 1) * HOUR
     connection.execute(delete(Word).where(Word.answered_us < end))
     connection.execute(delete(Answer).where(Answer.answered_us < end))

@@ -1,11 +1,13 @@
 """What Prometheus sees. Every label has a bounded set of values, and every metric is right with several workers.
 
 With several processes prometheus_client keeps its values in files under `PROMETHEUS_MULTIPROC_DIR`, which BentoML
-sets for its workers before they import this module.
+sets for its workers before they import this module. It has no exemplars then, and no metrics of the process: those are
+`service.workers`'.
 """
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +24,14 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.outcomes import Outcome
+from service.rows import MEASURES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_FRACTIONS = tuple(tenths / 10 for tenths in range(1, 11))
+# Finest from 5 to 100 ms, where the stages of an idle machine are (`python -m loadtests.pipeline`).
+_MILLISECONDS = (1, 2.5, 5, 7.5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
+_SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
+_FRACTIONS = MEASURES["box_area_fraction"]
 _REASONS = {
     400: "unreadable",
     401: "unauthorized",
@@ -53,7 +58,7 @@ confidence_shift = Histogram(
     "figureground_confidence_shift",
     "Top probability of the cropped photo minus that of the plain one.",
     ["backbone"],
-    buckets=(-0.8, -0.6, -0.4, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1),
+    buckets=MEASURES["confidence_shift"],
 )
 box_area_fraction = Histogram(
     "figureground_box_area_fraction",
@@ -65,6 +70,33 @@ box_score = Histogram("figureground_box_score", "Score of a photo's first box.",
 rejected = Counter("figureground_rejected_total", "Photos and requests refused.", ["reason"])
 feedback = Counter("figureground_feedback_total", "True labels told, by who was right.", ["backbone", "arm", "correct"])
 journal_rows = Counter("figureground_journal_rows_total", "Answers' rows in the journal, or lost to it.", ["result"])
+journal_waiting = Gauge(
+    "figureground_journal_waiting_rows", "Rows that wait for the journal's database.", multiprocess_mode="livesum"
+)
+drift = Gauge(
+    "figureground_drift",
+    "Population stability index of the latest answers against the reference.",
+    ["backbone", "measure"],
+    multiprocess_mode="livemostrecent",
+)
+# A worker that takes the place of another has its number.
+worker_memory = Gauge(
+    "figureground_worker_memory_bytes", "Resident memory.", ["worker"], multiprocess_mode="livemostrecent"
+)
+worker_files = Gauge("figureground_worker_open_files", "Open files.", ["worker"], multiprocess_mode="livemostrecent")
+worker_start = Gauge(
+    "figureground_worker_start_time_seconds",
+    "When it began, since 1970.",
+    ["worker"],
+    multiprocess_mode="livemostrecent",
+)
+worker_cpu = Counter("figureground_worker_cpu_seconds_total", "Processor time, user and system.", ["worker"])
+gpu_memory = Gauge(
+    "figureground_gpu_memory_bytes",
+    "Memory of a GPU that models run on, used by whomever, and in total.",
+    ["device", "kind"],
+    multiprocess_mode="livemostrecent",
+)
 model_loaded = Gauge(
     "figureground_model_loaded", "1 where a model can be asked for.", ["model"], multiprocess_mode="livemin"
 )
@@ -85,6 +117,7 @@ def exposition() -> bytes:
     """All metrics of all workers in Prometheus's text format."""
     if _MULTIPROCESS not in os.environ:
         return generate_latest(REGISTRY)
+    forget_dead_workers()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
@@ -95,7 +128,20 @@ def forget_dead_workers() -> None:
     for file in Path(os.environ.get(_MULTIPROCESS, os.devnull)).glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not Path(f"/proc/{pid}").exists():
-            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            # Another worker may be at it too.
+            with suppress(FileNotFoundError):
+                mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def rows_that_wait() -> float:
+    """In all workers of this machine. One that was killed may still be counted, until somebody looks at the metrics."""
+    if _MULTIPROCESS not in os.environ:
+        found = REGISTRY.get_sample_value("figureground_journal_waiting_rows")
+        return found or 0.0
+    files = map(str, Path(os.environ[_MULTIPROCESS]).glob("gauge_livesum_*.db"))
+    merged = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+    name = "figureground_journal_waiting_rows"
+    return float(sum(sample.value for metric in merged if metric.name == name for sample in metric.samples))
 
 
 def count_rejected(status: int, reason: str | None = None) -> None:

@@ -3,11 +3,12 @@
 Times are microseconds since 1970 in UTC, so that both databases compare and add them alike.
 """
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import JSON, BigInteger, Connection, Integer, SmallInteger, insert, select, tuple_, update
+from sqlalchemy import JSON, BigInteger, Connection, Integer, SmallInteger, String, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -18,20 +19,32 @@ DAY = 24 * HOUR
 # How long the times are that have tallies of their own, longest first; each is a multiple of the next.
 SPANS = (DAY, HOUR)
 UNLABELLED = -1
-# What counts as right in an answer's `truth`: a bit each.
+# The bits of an answer's `truth`: which arms are right, and which of the further arms were asked for.
 RIGHT: Mapping[str, int] = {"plain": 1, "cropped": 2, "combined": 4}
+FURTHER_RIGHT: Mapping[str, int] = {"detector": 8, "background": 16, "center": 32, "squashed": 64}
+FURTHER_ASKED: Mapping[str, int] = {"detector": 128, "background": 256, "center": 512, "squashed": 1024}
+# Upper bounds of the bins of what `Spread` counts; the last bin has none.
+MEASURES: Mapping[str, Sequence[float]] = {
+    "box_area_fraction": tuple(tenths / 10 for tenths in range(1, 11)),
+    "confidence_shift": (-0.8, -0.6, -0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0),
+}
 
 
 class Base(DeclarativeBase):
-    # The text that is JSON in SQLite is a real JSON in PostgreSQL; wnids and probabilities of the further arms.
-    type_annotation_map = {dict[str, Any]: JSON, int: BigInteger}  # noqa: RUF012 as SQLAlchemy declares it
+    type_annotation_map = {  # noqa: RUF012 as SQLAlchemy declares it
+        # The text that is JSON in SQLite is a real JSON in PostgreSQL; wnids and probabilities of the further arms.
+        dict[str, Any]: JSON,
+        int: BigInteger,
+        # Some databases make no key of a text without bounds.
+        str: String().with_variant(String(191), "mysql", "mariadb", "mssql", "oracle"),
+    }
 
 
 class Answer(Base):
     """One photo's answer, never its pixels. A client may use a request id again: the time tells the answers apart.
 
     `outcome` is agree, disagree, no_detection or covers_image; `box_*` are pixels of the upright photo, None without a
-    box; `box_area` is its share of the photo. `truth` is UNLABELLED, or the sum of RIGHT's bits under `truth_wnid`.
+    box; `box_area` is its share of the photo. `truth` is UNLABELLED, or the sum of the bits under `truth_wnid`.
     """
 
     __tablename__ = "answers"
@@ -100,6 +113,20 @@ class Tally(Base):
     answers: Mapped[int]
 
 
+class Spread(Base):
+    """How many answers of one hour or day have a measure in one bin, counted from 0; kept in step with `answers`."""
+
+    __tablename__ = "spreads"
+
+    span: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    backbone: Mapped[str] = mapped_column(primary_key=True)
+    detector: Mapped[str] = mapped_column(primary_key=True)
+    measure: Mapped[str] = mapped_column(primary_key=True)
+    bin: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    answers: Mapped[int]
+
+
 class TallyKey(NamedTuple):
     span: int
     number: int
@@ -109,38 +136,87 @@ class TallyKey(NamedTuple):
     truth: int
 
 
-def tally_keys(row: Mapping[str, Any]) -> list[TallyKey]:
+class SpreadKey(NamedTuple):
+    span: int
+    number: int
+    backbone: str
+    detector: str
+    measure: str
+    bin: int
+
+
+Key: TypeAlias = TallyKey | SpreadKey
+SUMS: Mapping[type[Key], type[Tally] | type[Spread]] = {TallyKey: Tally, SpreadKey: Spread}
+
+
+def tally_keys(row: Mapping[str, Any]) -> list[Key]:
     """Of all tallies that a row of `Answer` is in."""
     alike = (row["backbone"], row["detector"], row["outcome"], row["truth"])
     return [TallyKey(span, row["answered_us"] // span, *alike) for span in SPANS]
 
 
+def spread_keys(row: Mapping[str, Any]) -> list[Key]:
+    """Of all spreads that a row of `Answer` is in; a box without a score was given, and says nothing of a detector."""
+    values: dict[str, float] = {}
+    if row["box_area"] is not None and row["box_score"] is not None:
+        values["box_area_fraction"] = row["box_area"]
+    if row["cropped_probability"] is not None:
+        values["confidence_shift"] = row["cropped_probability"] - row["plain_probability"]
+    return [
+        SpreadKey(span, row["answered_us"] // span, row["backbone"], row["detector"], measure, _bin(measure, value))
+        for measure, value in values.items()
+        for span in SPANS
+    ]
+
+
+def cover(low: int, high: int, spans: Sequence[int] = SPANS) -> Iterator[tuple[int | None, int, int]]:
+    """A time in parts: `(span, first, last)` of the sums' numbers, the longest spans that fit, else of microseconds."""
+    if low >= high:
+        return
+    if not spans:
+        yield None, low, high
+        return
+    span, *shorter = spans
+    first, last = -(-low // span), high // span
+    if first >= last:
+        yield from cover(low, high, shorter)
+        return
+    yield span, first, last
+    yield from cover(low, first * span, shorter)
+    yield from cover(last * span, high, shorter)
+
+
 def insert_answers(connection: Connection, rows: Sequence[Row], again: bool = False) -> None:
-    """Rows of `Answer` and their tallies; `again` leaves out those that an earlier try did write after all."""
+    """Rows of `Answer` and their sums; `again` leaves out those that an earlier try did write after all."""
     if again:
         written = _written(connection, rows)
         rows = [row for row in rows if (row["request_id"], row["answered_us"]) not in written]
     if rows:
         connection.execute(insert(Answer), rows)
-        add_to_tallies(connection, Counter(key for row in rows for key in tally_keys(row)))
+        add_to_sums(connection, Counter(key for row in rows for key in [*tally_keys(row), *spread_keys(row)]))
 
 
-def add_to_tallies(connection: Connection, changes: Mapping[TallyKey, int]) -> None:
+def add_to_sums(connection: Connection, changes: Mapping[Key, int]) -> None:
     """Always in the same order, so that two writers wait for each other instead of in a circle."""
-    for key, change in sorted(changes.items()):
+    for key, change in sorted(changes.items(), key=lambda one: (type(one[0]).__name__, one[0])):
         if change == 0:
             continue
         if not _add(connection, key, change):
             try:
                 with connection.begin_nested():
-                    connection.execute(insert(Tally), {**key._asdict(), "answers": change})
+                    connection.execute(insert(SUMS[type(key)]), {**key._asdict(), "answers": change})
             except IntegrityError:  # Another writer was the first to make it.
                 _add(connection, key, change)
 
 
-def _add(connection: Connection, key: TallyKey, change: int) -> bool:
-    one = [getattr(Tally, name) == value for name, value in key._asdict().items()]
-    return connection.execute(update(Tally).where(*one).values(answers=Tally.answers + change)).rowcount > 0
+def _add(connection: Connection, key: Key, change: int) -> bool:
+    table = SUMS[type(key)]
+    one = [getattr(table, name) == value for name, value in key._asdict().items()]
+    return connection.execute(update(table).where(*one).values(answers=table.answers + change)).rowcount > 0
+
+
+def _bin(measure: str, value: float) -> int:
+    return bisect_left(MEASURES[measure], value)
 
 
 def _written(connection: Connection, rows: Iterable[Row]) -> set[tuple[str, int]]:

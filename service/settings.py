@@ -77,13 +77,22 @@ class Settings(BaseSettings):
         default_factory=_default_journal,
         validate_default=True,
         repr=False,
-        description="Database of the answers: sqlite:///FILE or postgresql://...; empty: off. "
+        description="Database of the answers: sqlite:///FILE, postgresql://... or another SQLAlchemy URL; empty: off. "
         "By default figureground/journal.db in the user's state folder.",
     )
     journal_backlog: int = Field(
         10_000, ge=1, description="Rows that one worker keeps in memory while the database is away; more are lost."
     )
     journal_days: float = Field(0, ge=0, description="Days until an answer and its feedback are deleted; 0: never.")
+    drift_hours: int = Field(24, ge=1, description="Hours of the latest answers in which a drift is looked for.")
+    drift_reference_hours: int = Field(
+        168, ge=1, description="Hours before those, with whose answers they are compared."
+    )
+    traces: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="OTLP/HTTP address that spans are sent to, such as http://localhost:4318/v1/traces; empty: off.",
+    )
     api_keys: Secrets = Field(
         (), description="Keys, a comma list, of which every request must have one; empty: open to all."
     )

@@ -11,9 +11,9 @@ from evaluation.samples import SAMPLES
 from models.served import Served
 from service.running import NotReady, RunningService, running_service
 from tests.conftest import LITE0
-from tests.service.journals import database, postgresql_server, url
+from tests.service.journals import database, postgresql_server, sqlite_file, url
 
-__all__ = ["database", "postgresql_server", "url"]
+__all__ = ["database", "postgresql_server", "sqlite_file", "url"]
 
 _START_SECONDS = 120
 LITE1 = "tf_efficientnet_lite1.in1k"

@@ -17,7 +17,7 @@ from service.rows import UNLABELLED, Answer, Row
 
 WNIDS = imagenet_1k().wnids
 STAGES = ("decode", "queue", "detect", "crop", "classify", "total")
-needs_postgresql = pytest.mark.skipif(find_binaries() is None, reason="PostgreSQL is not installed")
+needs_postgresql = pytest.mark.skipif(find_binaries() is None, reason="PostgreSQL is not installed: make system")
 
 
 def row(request_id: str = "a", answered_us: int | None = None, **changed: Any) -> Row:
@@ -85,6 +85,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     with new_postgresql_url(request.getfixturevalue("postgresql_server")) as found:
         yield found
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
 
 
 @pytest.fixture

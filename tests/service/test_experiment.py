@@ -16,9 +16,10 @@ from sqlalchemy import func, select
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 from service.database import Database
+from service.drift import Windows
 from service.experiment import Asked, Kind, count, experiment, mcnemar, parse, proportion, sequential, summarise
 from service.problems import Problem
-from service.rows import HOUR, RIGHT, UNLABELLED, Answer, insert_answers
+from service.rows import FURTHER_ASKED, FURTHER_RIGHT, HOUR, RIGHT, UNLABELLED, Answer, insert_answers
 from tests.service.journals import eventually, row
 from tests.service.test_feedback import predict
 
@@ -37,7 +38,7 @@ def test_wilson(correct: int, total: int, low: float, high: float) -> None:
 
 
 def test_of_nothing_nothing_is_known() -> None:
-    assert proportion(0, 0) == {"correct": 0, "accuracy": None, "low": 0.0, "high": 1.0}
+    assert proportion(0, 0) == {"labelled": 0, "correct": 0, "accuracy": None, "low": 0.0, "high": 1.0}
     assert mcnemar(0, 0) == 1.0
     assert sequential(0, 0) == {"e_value": 1.0, "p_value": 1.0, "low": 0.0, "high": 1.0}
 
@@ -98,7 +99,9 @@ def test_looking_all_the_time_is_no_cheating(share: float) -> None:
 def test_a_summary() -> None:
     kinds = {
         Kind("b", "agree", UNLABELLED): 10,
-        Kind("b", "agree", sum(RIGHT.values())): 4,
+        Kind("b", "agree", sum(RIGHT.values())): 2,
+        Kind("b", "agree", sum(RIGHT.values()) + FURTHER_ASKED["center"]): 1,
+        Kind("b", "agree", sum(RIGHT.values()) + FURTHER_ASKED["center"] + FURTHER_RIGHT["center"]): 1,
         Kind("b", "disagree", RIGHT["cropped"] | RIGHT["combined"]): 3,
         Kind("b", "disagree", RIGHT["plain"]): 1,
         Kind("b", "no_detection", RIGHT["plain"] | RIGHT["cropped"] | RIGHT["combined"]): 1,
@@ -107,7 +110,8 @@ def test_a_summary() -> None:
     found = summarise(kinds)
     correct = {arm: one["correct"] for arm, one in found["arms"].items()}
     assert (found["answers"], found["labelled"]) == (20, 10)
-    assert correct == {"plain": 6, "cropped": 8, "combined": 8}
+    assert correct == {"plain": 6, "cropped": 8, "combined": 8, "center": 1}
+    assert [found["arms"][arm]["labelled"] for arm in ("plain", "center")] == [10, 2]
     assert (found["rescued"], found["broken"], found["p_value"]) == (3, 1, 0.625)
     assert (found["agreement_rate"], found["no_detection_rate"]) == (14 / 18, 1 / 20)
 
@@ -128,6 +132,7 @@ def rows(number: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+WINDOWS = Windows(24, 168)
 TIMES = st.none() | st.integers(-HOUR, 42 * HOUR) | st.integers(0, 42).map(lambda hour: hour * HOUR)
 
 
@@ -189,7 +194,7 @@ def test_both_databases_tell_the_same(database: Database) -> None:
     with database.writing() as connection:
         insert_answers(connection, written)
     since, until = HOUR + 1, 30 * HOUR - 1
-    told = experiment(database, Asked(since, until))["backbones"]
+    told = experiment(database, Asked(since, until), WINDOWS)["backbones"]
     for backbone in ("b0", "b1"):
         truths = [
             one["truth"] for one in written if one["backbone"] == backbone and since <= one["answered_us"] < until
@@ -211,11 +216,11 @@ def test_over_http(client: httpx.Client, photo: Path) -> None:
         return found
 
     (found,) = asked(since=before.isoformat()).values()
-    names = "answers labelled arms rescued broken p_value sequential agreement_rate no_detection_rate"
+    names = "answers labelled arms rescued broken p_value sequential agreement_rate no_detection_rate drift"
     assert list(found) == names.split()
     assert (found["answers"], found["labelled"]) == (1, 1)
     assert set(found["arms"]) == {"plain", "cropped", "combined"}
-    assert set(found["arms"]["plain"]) == {"correct", "accuracy", "low", "high"}
+    assert set(found["arms"]["plain"]) == {"labelled", "correct", "accuracy", "low", "high"}
     assert asked(until="2020-01-01T00:00:00Z") == {}
     eventually(lambda: asked(detector="fcos_random"))
     assert client.get("/experiment?detector=nothing").status_code == 422

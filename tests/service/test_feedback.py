@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import threading
@@ -20,14 +21,17 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from loadtests.postgresql import PostgreSQL
+from models.comparison import ARMS
 from models.label_spaces import LabelSpace, imagenet_1k
 from service import endpoints
+from service import feedback as feedbacks
 from service.database import Database, DatabaseAway
+from service.drift import Windows
 from service.experiment import Asked, experiment
 from service.feedback import Learnt, Said, learn
 from service.journal import Journal
 from service.problems import Problem, Problems
-from service.rows import Word, insert_answers
+from service.rows import FURTHER_ASKED, FURTHER_RIGHT, RIGHT, Word, insert_answers
 from tests.service.conftest import Server, StartServer
 from tests.service.journals import WNIDS, answers, eventually, needs_postgresql, new_postgresql_url, row
 
@@ -38,9 +42,10 @@ def space(_: str, name: str) -> LabelSpace | None:
     return imagenet_1k() if name == "imagenet-1k" else None
 
 
-def tell(journal: Journal, *said: tuple[str, str | int]) -> Sequence[Learnt | Problem]:
+def tell(journal: Journal, *said: tuple[str, str | int], waiting: float = 1) -> Sequence[Learnt | Problem]:
+    """With so many rows of this machine's workers still to be written."""
     words = [Said(request_id=request_id, label=label) for request_id, label in said]
-    return asyncio.run(learn(journal, words, space))
+    return asyncio.run(learn(journal, words, space, lambda: waiting))
 
 
 def outcome(result: Learnt | Problem) -> str | int:
@@ -73,7 +78,7 @@ def test_the_last_word_wins_and_history_is_kept(journal: Journal) -> None:
     assert [isinstance(result, Learnt) and result.new for result in results] == [True, False, True, False, True]
     assert history(journal.database) == [WNIDS[1], WNIDS[0], WNIDS[2]]
     assert answers(journal.database)[0]["truth_wnid"] == WNIDS[2]
-    told = experiment(journal.database, Asked())["backbones"]["b"]
+    told = experiment(journal.database, Asked(), Windows(24, 168))["backbones"]["b"]
     assert (told["answers"], told["labelled"], told["arms"]["plain"]["correct"]) == (1, 1, 0)
 
 
@@ -92,6 +97,33 @@ def test_who_was_right(journal: Journal, plain: int, cropped: int | None, expect
     (learnt,) = tell(journal, ("a", 0))
     assert isinstance(learnt, Learnt)
     assert learnt.correct == expected
+
+
+@pytest.mark.parametrize(
+    ("arms", "cropped", "expected"),
+    [
+        ({"center": [WNIDS[0], 0.5], "squashed": [WNIDS[1], 0.5]}, 5, {"center": True, "squashed": False}),
+        ({"background": None, "squashed": [WNIDS[1], 0.5]}, None, {"background": True, "squashed": False}),
+        ({"detector": None, "of a later version": [WNIDS[0], 0.5]}, 5, {}),
+        (None, 5, {}),
+    ],
+)
+def test_arms_that_were_asked_for(
+    journal: Journal, arms: dict[str, Any] | None, cropped: int | None, expected: dict[str, bool]
+) -> None:
+    """Without a crop, plain stands for them; an arm that could not be asked counts for nothing."""
+    journal.put(row("a", cropped_wnid=None if cropped is None else WNIDS[cropped], arms=arms))
+    (learnt,) = tell(journal, ("a", 0))
+    assert isinstance(learnt, Learnt)
+    assert {arm: right for arm, right in learnt.correct.items() if arm in ARMS} == expected
+    told = experiment(journal.database, Asked(), Windows(24, 168))["backbones"]["b"]["arms"]
+    assert {arm: bool(one["correct"]) for arm, one in told.items() if arm in ARMS} == expected
+
+
+def test_every_arm_has_its_bits() -> None:
+    assert set(FURTHER_ASKED) == set(FURTHER_RIGHT) == set(ARMS)
+    bits = [*RIGHT.values(), *FURTHER_RIGHT.values(), *FURTHER_ASKED.values()]
+    assert sum(bits) == 2 ** len(bits) - 1
 
 
 def test_one_batch_may_say_all_sorts(journal: Journal) -> None:
@@ -130,6 +162,17 @@ def test_it_waits_for_a_row_that_another_worker_still_writes(journal: Journal) -
     timer.join()
 
 
+def test_an_unknown_id_is_known_at_once_where_no_row_waits(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In SQLite, which has no workers elsewhere; were one waited for, this would never end."""
+    monkeypatch.setattr(feedbacks, "_WAIT_SECONDS", math.inf)
+    told: list[int] = []
+    journal = Journal(Database(f"sqlite:///{sqlite_file}"), 10, 0, lambda *_: None, told.append)
+    journal.put(row("a"))
+    eventually(lambda: told == [1, 0])
+    assert [outcome(one) for one in tell(journal, ("x", 1), ("a", 1), waiting=0)] == [404, WNIDS[1]]
+    journal.close()
+
+
 def test_two_at_once_are_both_counted(url: str) -> None:
     databases = [Database(url) for _ in range(4)]
     with databases[0].writing() as connection:
@@ -143,7 +186,7 @@ def test_two_at_once_are_both_counted(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(say, range(8)))
     found = Counter(one["truth_wnid"] for one in answers(databases[0]))
-    told = experiment(databases[0], Asked())["backbones"]["b"]
+    told = experiment(databases[0], Asked(), Windows(24, 168))["backbones"]["b"]
     assert (told["answers"], told["labelled"]) == (40, 40)
     assert told["arms"]["plain"]["correct"] == found[WNIDS[0]]
     for one in opened:

@@ -22,7 +22,7 @@ from service import journal as journals
 from service.database import Database, DatabaseAway, parse_url
 from service.journal import Journal, prune, row_of
 from service.outcomes import outcome_of
-from service.rows import DAY, HOUR, Answer, Base, Tally, Word, insert_answers
+from service.rows import DAY, HOUR, Answer, Base, Spread, Tally, Word, insert_answers
 from service.settings import Settings
 from tests.service.conftest import StartServer
 from tests.service.journals import answers, eventually, row
@@ -44,11 +44,6 @@ def opened(database: Database) -> Iterator[Opened]:
     one = Opened(database)
     yield one
     one.journal.close()
-
-
-@pytest.fixture
-def sqlite_file(tmp_path: Path) -> Path:
-    return tmp_path / "journal.db"
 
 
 def test_migrations_make_the_tables_of_the_code(database: Database) -> None:
@@ -86,10 +81,25 @@ def test_a_newer_schema_is_left_alone(database: Database) -> None:
         pass
 
 
-@pytest.mark.parametrize("wrong", ["x", "mysql://a/b", "sqlite://", "sqlite:///:memory:"])
-def test_wrong_urls_are_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("x", "URL"),
+        ("sqlite://", "FILE"),
+        ("sqlite:///:memory:", "FILE"),
+        ("nothing://a/b", "nothing"),
+        ("oracle://a/b", "not installed"),
+        ("sqlite+aiosqlite:///a.db", "not installed|asynchronous"),
+    ],
+)
+def test_wrong_urls_are_refused(wrong: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
         parse_url(wrong)
+
+
+@pytest.mark.parametrize(("url", "driver"), [("postgresql://a/b", "psycopg"), ("sqlite:///a.db", "pysqlite")])
+def test_the_driver_of_a_url(url: str, driver: str) -> None:
+    assert parse_url(url).get_driver_name() == driver
 
 
 def test_the_default_is_a_file_and_empty_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -217,6 +227,8 @@ def test_old_hours_are_pruned(database: Database) -> None:
     with database.reading() as connection:
         assert connection.scalar(select(func.sum(Tally.answers)).where(Tally.span == HOUR)) == 6
         assert connection.scalar(select(func.sum(Tally.answers)).where(Tally.span == DAY)) == 6
+        of_measure = (Spread.span == DAY, Spread.measure == "confidence_shift")
+        assert connection.scalar(select(func.sum(Spread.answers)).where(*of_measure)) == 6
         assert connection.scalar(select(func.count()).select_from(Word)) == 6
         assert connection.scalar(select(func.min(Answer.answered_us))) == 2 * HOUR
     assert prune(database, 10**18) == 3
