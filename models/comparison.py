@@ -29,6 +29,8 @@ class Options:
     top_k: int = 5
     label_space: str | None = None
     arms: tuple[Arm, ...] = ()
+    box: Corners | None = None
+    """In place of the detection, xyxy pixels of the upright photo, half open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A detected box: xyxy in pixels of the upright photo, half open; its share of the photo's area."""
+    """xyxy in pixels of the upright photo, half open; its share of the photo's area; no score where it was given."""
 
     xyxy: Corners
-    score: float
+    score: float | None
     area_fraction: float
 
 

@@ -3,7 +3,8 @@
 A batch goes through in four steps: detect; classify the plain photos and the first crops in one batch a backbone;
 classify the further crops of the photos that left a doubt, and choose; classify the arms that were asked for, which
 are about the box that was chosen. A photo that is in the batch several times, with other options, is looked at once:
-what two of its answers have in common is computed for both.
+what two of its answers have in common is computed for both. A box that the request gives takes the place of what the
+first step finds, and counts as a sure one.
 """
 
 import time
@@ -32,6 +33,11 @@ View: TypeAlias = Literal["plain", "detector", "background", "center", "squashed
 _Question: TypeAlias = tuple[int, int, str, bytes]
 _Answers: TypeAlias = dict[_Question, Floats]
 Stage: TypeAlias = Literal["detect", "crop", "classify"]
+
+
+class BoxOutsidePhoto(ValueError):
+    """The box that a request gives is not inside its photo; the message says how large that is."""
+
 
 # How many boxes the policy `rescored` lets the classifier choose among.
 _CANDIDATES = 3
@@ -86,11 +92,11 @@ class Pipeline:
         self.served = served
 
     def compare(self, photo: Photo, options: Options) -> Comparison:
-        """One photo. Raises `UnservedChoice` for a model or label space that is not served."""
+        """One photo. Raises `UnservedChoice` for a model or label space that is not served, and `BoxOutsidePhoto`."""
         return self.compare_all([photo], [options])[0]
 
     def compare_all(self, photos: Sequence[Photo], options: Sequence[Options]) -> list[Comparison]:
-        """Photos with options of their own, answered in order. Raises `UnservedChoice`."""
+        """Photos with options of their own, answered in order. Raises as `compare` does."""
         works = [self._work(photo, chosen) for photo, chosen in zip(photos, options, strict=True)]
         watch = Stopwatch()
         with watch.stage("detect"):
@@ -112,16 +118,27 @@ class Pipeline:
     def _work(self, photo: Photo, options: Options) -> _Work:
         classifier = self.served.classifier(options.backbone)
         detector = self.served.detector(options.detector)
-        return _Work(photo, options, classifier, detector, classifier.space(options.label_space))
+        work = _Work(photo, options, classifier, detector, classifier.space(options.label_space))
+        if options.box is not None:
+            _check_box(options.box, photo)
+            work.boxes, work.scores = np.array([options.box], np.float32), np.ones(1, np.float32)
+        return work
 
 
 def _detect(works: Sequence[_Work]) -> None:
     """One detector batch a detector; boxes in the order of each request's policy."""
-    for group in _groups(works, lambda work: id(work.detector)):
+    unknown = [work for work in works if work.options.box is None]
+    for group in _groups(unknown, lambda work: id(work.detector)):
         photos = {id(work.photo): work.photo for work in group}
         found = dict(zip(photos, group[0].detector.detect(list(photos.values())), strict=True))
         for work in group:
             _keep_boxes(work, found[id(work.photo)])
+
+
+def _check_box(box: Corners, photo: Photo) -> None:
+    x1, y1, x2, y2 = box
+    if not (0 <= x1 < x2 <= photo.width and 0 <= y1 < y2 <= photo.height):
+        raise BoxOutsidePhoto(f"box must lie inside the photo, 0,0,{photo.width},{photo.height}, x1 < x2 and y1 < y2")
 
 
 def _keep_boxes(work: _Work, detection: Detection) -> None:
@@ -238,7 +255,7 @@ def _ask_detector(work: _Work, question: _Question, logits: _Answers) -> None:
 
 
 def _conclude(work: _Work, combined: Floats, watch: Stopwatch) -> Comparison:
-    boxes = tuple(_box(work.boxes[index], work.scores[index], work.photo) for index in work.order)
+    boxes = tuple(_box(work, index) for index in work.order)
     plain = Prediction(work.probabilities["plain"])
     crop, reason = _chosen_crop(work)
     cropped = Prediction(work.probabilities["crop", int(work.order[0])]) if reason is None else None
@@ -274,8 +291,9 @@ def _arm(work: _Work, arm: Arm) -> Prediction | None:
     return None if found is None else Prediction(found)
 
 
-def _box(box: Floats, score: np.float32, photo: Photo) -> Box:
-    return Box(_corners(box), float(score), _share(box, photo))
+def _box(work: _Work, index: int) -> Box:
+    score = float(work.scores[index]) if work.options.box is None else None
+    return Box(_corners(work.boxes[index]), score, _share(work.boxes[index], work.photo))
 
 
 def _share(box: Floats, photo: Photo) -> float:

@@ -59,11 +59,11 @@ def describe(
     Raises `models.backbones.ModelError`.
     """
     backbones = list(backbones)
-    spaces = _spaces([model.label_space for model, _ in backbones])
+    spaces = label_spaces(model for model, _ in backbones)
     return {
         "backbones": [_describe(*loaded, number == 0) for number, loaded in enumerate(backbones)],
         "detectors": [_describe(*loaded, number == 0) for number, loaded in enumerate(detectors)],
-        "label_spaces": [{"name": space.name, "classes": len(space)} for space in spaces],
+        "label_spaces": [{"name": space.name, "classes": len(space)} for space in spaces.values()],
     }
 
 
@@ -94,11 +94,12 @@ def _describe(model: Backbone | FcosDetector, engine: Engine | None, default: bo
     }
 
 
-def _spaces(own: list[LabelSpace]) -> Iterable[LabelSpace]:
-    """The backbones' own label spaces, and the known ones that are subsets of one of them."""
+def label_spaces(backbones: Iterable[Backbone]) -> dict[str, LabelSpace]:
+    """By name: the backbones' own, the default's first, and the known ones that are subsets of one of them."""
+    own = [model.label_space for model in backbones]
     known = [label_space(name) for name in LABEL_SPACES]
     subsets = [space for space in known if any(space.is_subset_of(whole) for whole in own)]
-    return {space.name: space for space in [*own, *subsets]}.values()
+    return {space.name: space for space in [*own, *subsets]}
 
 
 def _provenance(comparison: Comparison, served: Served) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from models.backbones import ModelError
 from models.comparison import Options
 from models.pipeline import Pipeline
-from service import answers, connections, doors, endpoints, loading, logs, metrics
+from service import answers, connections, doors, endpoints, loading, logs, metrics, page
 from service.database import Database
 from service.drift import Windows
 from service.journal import Journal
@@ -39,8 +39,8 @@ from service.settings import Settings, settings
 from service.workers import watch
 
 _ROUTES = (
-    *("/predict", "/predict/batch", "/feedback", "/feedback/batch", "/experiment", "/models"),
-    *("/metrics", "/livez", "/readyz", "/healthz", "/docs.json", "/"),
+    *("/predict", "/predict/batch", "/feedback", "/feedback/batch", "/experiment", "/answers", "/models"),
+    *("/metrics", "/livez", "/readyz", "/healthz", "/docs.json", *(route.path for route in page.ROUTES)),
 )
 # After so many deadlines in one job a thread is given up, and with the last one the process: /livez says so.
 _STUCK_DEADLINES = 4
@@ -76,6 +76,8 @@ pages = Starlette(
         Route("/feedback", endpoints.feedback, methods=["POST"]),
         Route("/feedback/batch", endpoints.feedback_batch, methods=["POST"]),
         Route("/experiment", endpoints.experiment),
+        Route("/answers", endpoints.answers),
+        *page.ROUTES,
     ],
     exception_handlers=dict.fromkeys(endpoints.ERRORS, endpoints.problem),
 )
@@ -111,14 +113,14 @@ class LeanService(Service):
             *([Middleware(logs.AccessLog)] if chosen.access_log else []),
             *doors.outer(chosen),
             Middleware(Problems),
-            *doors.inner(chosen, [*pages.routes, *app.routes]),
+            *doors.inner(chosen, [*pages.routes, *app.routes], [route.path for route in page.OPEN]),
         ]
         theirs = [kept for kept in app.user_middleware if getattr(kept.cls, "__name__", "") not in _COSTLY]
         app.user_middleware = [*ours, *theirs]
         # A redirect would go to whatever the client calls our host.
         app.router.redirect_slashes = pages.router.redirect_slashes = False
-        # In front of BentoML's own, which says nothing of the parts.
-        app.router.routes.insert(0, Route("/readyz", _readyz))
+        # In front of BentoML's own: one that says nothing of the parts, and a page with other things to show.
+        app.router.routes[:0] = [Route("/readyz", _readyz), page.FRONT]
         return app
 
 

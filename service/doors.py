@@ -16,17 +16,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.problems import Problem
 from service.settings import Settings
 
-_ALWAYS_OPEN = frozenset({"/livez", "/readyz", "/healthz"})
+_HEALTH = frozenset({"/livez", "/readyz", "/healthz"})
 _ASKED_HEADERS = "Authorization, Content-Type, X-API-Key, X-Request-ID"
 _TOLD_HEADERS = "X-Request-ID, Retry-After"
 _PREFLIGHT_SECONDS = 600
 _COMPRESSED_FROM = 4096
 # Its answers are a few kB, and looking at them would cost 0.1 ms each.
 _NEVER_COMPRESSED = frozenset({"/predict"})
-# For a page: what it loads comes from here, and no script stands in it. For all else: nothing.
+# For a page: all that it loads comes from here, no script or style stands in it, and no text becomes HTML. For all
+# else: nothing.
 _PAGE_POLICY = (
-    b"default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; object-src 'none'; "
-    b"base-uri 'none'; frame-ancestors 'none'"
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
+    b"font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    b"require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _POLICY = b"default-src 'none'; frame-ancestors 'none'"
 _CAREFUL = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
@@ -75,14 +77,19 @@ class Rates:
 
 
 class Doors:
-    """ASGI middleware: OPTIONS and what it may say, API keys, rates. Raises `Problem` (401, 429)."""
+    """ASGI middleware: OPTIONS and what it may say, API keys, rates. Raises `Problem` (401, 429).
 
-    def __init__(self, app: ASGIApp, settings: Settings, methods: Mapping[str, Collection[str]]) -> None:
+    `methods` by path; the paths in `open_to_all` need no key.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, methods: Mapping[str, Collection[str]], open_to_all: Collection[str]
+    ) -> None:
         self.app = app
         self.methods = methods
         self.keys = ApiKeys(key.get_secret_value() for key in settings.api_keys)
         self.rates = Rates(len(settings.api_keys), settings.rate_per_minute) if settings.rate_per_minute else None
-        self.open = _ALWAYS_OPEN | ({"/metrics"} if settings.open_metrics else set())
+        self.open = {*_HEALTH, *open_to_all, *(["/metrics"] if settings.open_metrics else [])}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -205,12 +212,12 @@ def outer(settings: Settings) -> list[Middleware]:
     return [Middleware(Browsers, origins=settings.cors_origins)]
 
 
-def inner(settings: Settings, routes: Iterable[BaseRoute]) -> list[Middleware]:
-    """What stands behind that which turns a `Problem` into an answer."""
+def inner(settings: Settings, routes: Iterable[BaseRoute], open_to_all: Collection[str] = ()) -> list[Middleware]:
+    """What stands behind that which turns a `Problem` into an answer; the paths in `open_to_all` need no key."""
     methods = {route.path: route.methods or () for route in routes if isinstance(route, Route)}
     return [
         Middleware(Compression, minimum_size=_COMPRESSED_FROM, compresslevel=4),
-        Middleware(Doors, settings=settings, methods=methods),
+        Middleware(Doors, settings=settings, methods=methods, open_to_all=open_to_all),
         Middleware(Intake, max_bytes=settings.max_bytes_in_flight),
     ]
 

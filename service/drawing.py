@@ -78,7 +78,8 @@ def _draw_boxes(canvas: ImageDraw.ImageDraw, comparison: Comparison, scale: floa
     if comparison.box is not None:
         outline(comparison.box.xyxy, _BOX, 4)
         x1, y1, _, _ = (value * scale for value in comparison.box.xyxy)
-        label = f" {comparison.box.score:.2f} "
+        score = comparison.box.score
+        label = " given " if score is None else f" {score:.2f} "
         font = ImageFont.load_default(15)
         left, upper, right, lower = canvas.textbbox((x1 + 4, y1 + top + 4), label, font)
         canvas.rectangle((left, upper - 2, right, lower + 2), fill=_BOX)

@@ -1,4 +1,4 @@
-"""The journal's paths: POST /feedback, POST /feedback/batch, GET /experiment."""
+"""The journal's paths: POST /feedback, POST /feedback/batch, GET /experiment, GET /answers."""
 
 import asyncio
 from typing import Any
@@ -15,10 +15,12 @@ from service import experiment as experiments
 from service import metrics
 from service.database import DatabaseAway
 from service.drift import Windows
-from service.feedback import Learnt, Said, learn
+from service.feedback import FindSpace, Learnt, Said, learn
 from service.journal import Journal
 from service.problems import MEDIA_TYPE, Problem, as_problem, refused
-from service.requests import json_object
+from service.recent import Wanted, recent
+from service.requests import json_object, one_of_each
+from service.series import series
 from service.settings import settings
 
 # What these may raise, to be answered by `problem`.
@@ -53,13 +55,27 @@ async def feedback_batch(request: Request) -> Response:
 async def experiment(request: Request) -> Response:
     """The running comparison."""
     asked = experiments.parse(request.query_params)
+    database = _journal(request).database
     windows = Windows(settings().drift_hours, settings().drift_reference_hours)
     async with asyncio.timeout(settings().deadline_seconds):
-        found = await asyncio.to_thread(experiments.experiment, _journal(request).database, asked, windows)
+        found = await asyncio.to_thread(experiments.experiment, database, asked, windows)
+        if asked.series is not None:
+            points = await asyncio.to_thread(series, database, asked, asked.series)
+            for name, backbone in found["backbones"].items():
+                backbone["series"] = points.get(name, [])
     served: Served = request.app.state.served
     if not found["backbones"] and asked.detector not in (None, *served.detectors):
         raise Problem(422, f"detector {asked.detector!r} has no answers; served are: {', '.join(served.detectors)}")
     return _json(found)
+
+
+async def answers(request: Request) -> Response:
+    """The latest answers, without photos."""
+    wanted = Wanted.model_validate(one_of_each(request.query_params.multi_items()))
+    database = _journal(request).database
+    async with asyncio.timeout(settings().deadline_seconds):
+        found = await asyncio.to_thread(recent, database, wanted, _find_space(request.app.state.served))
+    return _json({"answers": found})
 
 
 async def problem(request: Request, error: Exception) -> Response:
@@ -76,19 +92,21 @@ def _journal(request: Request) -> Journal:
 
 
 async def _learn(request: Request, said: list[Said]) -> list[Learnt | Problem]:
-    served: Served = request.app.state.served
+    async with asyncio.timeout(settings().deadline_seconds):
+        results = await learn(_journal(request), said, _find_space(request.app.state.served), metrics.rows_that_wait)
+    for result in results:
+        if isinstance(result, Learnt) and result.new and result.correct is not None:
+            metrics.count_feedback(result.backbone, result.correct)
+    return results
 
+
+def _find_space(served: Served) -> FindSpace:
     def space(backbone: str, name: str) -> LabelSpace | None:
         """An answer of another machine may be of a backbone that is not served here."""
         spaces = served.backbones[backbone].spaces if backbone in served.backbones else {}
         return spaces.get(name) or (label_space(name) if name in LABEL_SPACES else None)
 
-    async with asyncio.timeout(settings().deadline_seconds):
-        results = await learn(_journal(request), said, space, metrics.rows_that_wait)
-    for result in results:
-        if isinstance(result, Learnt) and result.new:
-            metrics.count_feedback(result.backbone, result.correct)
-    return results
+    return space
 
 
 def _said(line: bytes) -> Said:

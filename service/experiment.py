@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from scipy.optimize import brentq
 from scipy.special import betaln, xlog1py, xlogy
@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from service.database import Database
 from service.drift import Windows, drift
 from service.problems import Problem
-from service.rows import DAY, FURTHER_ASKED, FURTHER_RIGHT, RIGHT, UNLABELLED, Answer, Tally, cover
+from service.rows import DAY, FURTHER_ASKED, FURTHER_RIGHT, GIVEN, RIGHT, UNLABELLED, Answer, Tally, cover
 
 ALPHA = 0.05
 # An e-value above it is told as it: JSON has no infinity.
@@ -29,7 +29,9 @@ _LARGEST = 1e300
 # No answer is later: the end of days, which is a multiple of all spans.
 _NEVER = 10_000_000 * DAY
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6}\d*)?([Zz]|[+-]\d\d:\d\d)")
-_PARAMETERS = ("since", "until", "detector")
+_PARAMETERS = ("since", "until", "detector", "series")
+Step: TypeAlias = Literal["minute", "hour", "day"]
+STEPS: tuple[Step, ...] = ("minute", "hour", "day")
 
 
 class Kind(NamedTuple):
@@ -42,11 +44,15 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which answers: from `since` on and before `until`, in microseconds since 1970; None is all."""
+    """Which answers: from `since` on and before `until`, in microseconds since 1970; None is all.
+
+    `series` asks for the course of it too, a point a step.
+    """
 
     since: int | None = None
     until: int | None = None
     detector: str | None = None
+    series: Step | None = None
 
 
 def parse(query: Mapping[str, str]) -> Asked:
@@ -56,8 +62,10 @@ def parse(query: Mapping[str, str]) -> Asked:
             raise Problem(422, f"{name[:100]!r} is no option; there are {', '.join(_PARAMETERS)}.")
     if not query.get("detector", "").isprintable():
         raise Problem(422, "detector is no name.")
+    if query.get("series", STEPS[0]) not in STEPS:
+        raise Problem(422, f"series must be one of {', '.join(STEPS)}.")
     times = {name: _microseconds(name, query[name]) for name in ("since", "until") if name in query}
-    return Asked(**times, detector=query.get("detector"))
+    return Asked(**times, detector=query.get("detector"), series=cast("Step | None", query.get("series")))
 
 
 def experiment(database: Database, asked: Asked, windows: Windows) -> dict[str, Any]:
@@ -83,11 +91,16 @@ def count(connection: Connection, asked: Asked) -> Counter[Kind]:
     low, high = max(0, asked.since or 0), _NEVER if asked.until is None else min(asked.until, _NEVER)
     for span, first, last in cover(low, high):
         if span is None:
-            _sum(connection, counts, Answer, [Answer.answered_us >= first, Answer.answered_us < last], asked.detector)
+            _sum(connection, counts, Answer, answered(first, last), asked.detector)
         else:
             of_span = [Tally.span == span, Tally.number >= first, Tally.number < last]
             _sum(connection, counts, Tally, of_span, asked.detector)
     return +counts
+
+
+def answered(low: int, high: int) -> list[ColumnElement[bool]]:
+    """The answers of this time that have tallies."""
+    return [Answer.answered_us >= low, Answer.answered_us < high, Answer.box_policy != GIVEN]
 
 
 def _sum(
@@ -107,31 +120,55 @@ def _sum(
 
 
 def summarise(kinds: Mapping[Kind, int]) -> dict[str, Any]:
-    """One backbone's answers. Rates are shares, 0..1, None of nothing: agreement of the answers with a crop.
+    """One backbone's answers: what `counted` says, and what follows from it.
 
     The further arms are there where they were asked for, out of the labelled answers that have them.
     """
-    outcomes, truths = Counter[str](), Counter[int]()
-    for kind, answers in kinds.items():
-        outcomes[kind.outcome] += answers
-        truths[kind.truth] += answers
-    total = sum(outcomes.values())
-    labelled = total - truths.pop(UNLABELLED, 0)
-    rescued = sum(number for truth, number in truths.items() if truth & RIGHT["cropped"] and not truth & RIGHT["plain"])
-    broken = sum(number for truth, number in truths.items() if truth & RIGHT["plain"] and not truth & RIGHT["cropped"])
+    found, truths = counted(kinds), _truths(kinds)
+    labelled, rescued, broken = found["labelled"], found["rescued"], found["broken"]
     asked = dict.fromkeys(RIGHT, labelled) | {arm: _having(truths, bit) for arm, bit in FURTHER_ASKED.items()}
     right = {arm: _having(truths, bit) for arm, bit in {**RIGHT, **FURTHER_RIGHT}.items()}
     return {
-        "answers": total,
+        "answers": found["answers"],
         "labelled": labelled,
         "arms": {arm: proportion(right[arm], of) for arm, of in asked.items() if of or arm in RIGHT},
         "rescued": rescued,
         "broken": broken,
         "p_value": mcnemar(rescued, broken),
         "sequential": sequential(rescued, broken),
+        "agreement_rate": found["agreement_rate"],
+        "no_detection_rate": found["no_detection_rate"],
+    }
+
+
+def counted(kinds: Mapping[Kind, int]) -> dict[str, Any]:
+    """Rates are shares, 0..1, None of nothing: agreement of the answers with a crop."""
+    outcomes, truths = Counter[str](), _truths(kinds)
+    for kind, answers in kinds.items():
+        outcomes[kind.outcome] += answers
+    total = outcomes.total()
+    return {
+        "answers": total,
+        "labelled": truths.total(),
+        "rescued": _only(truths, "cropped", "plain"),
+        "broken": _only(truths, "plain", "cropped"),
         "agreement_rate": _share(outcomes["agree"], outcomes["agree"] + outcomes["disagree"]),
         "no_detection_rate": _share(outcomes["no_detection"], total),
     }
+
+
+def _truths(kinds: Mapping[Kind, int]) -> Counter[int]:
+    """Of the answers whose truth is known."""
+    truths = Counter[int]()
+    for kind, answers in kinds.items():
+        if kind.truth != UNLABELLED:
+            truths[kind.truth] += answers
+    return truths
+
+
+def _only(truths: Mapping[int, int], right: str, wrong: str) -> int:
+    """How many answers have one arm right and another wrong."""
+    return sum(number for truth, number in truths.items() if truth & RIGHT[right] and not truth & RIGHT[wrong])
 
 
 def proportion(correct: int, total: int) -> dict[str, Any]:

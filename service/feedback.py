@@ -14,7 +14,7 @@ from models.label_spaces import LabelSpace
 from service.database import Database, DatabaseAway
 from service.journal import Journal
 from service.problems import Problem
-from service.rows import FURTHER_ASKED, FURTHER_RIGHT, RIGHT, Answer, Key, Word, add_to_sums, tally_keys
+from service.rows import FURTHER_ASKED, FURTHER_RIGHT, RIGHT, UNLABELLED, Answer, Key, Word, add_to_sums, tally_keys
 
 # How long a word waits for a row that a worker, here or elsewhere, has not committed yet; looked for so often.
 _WAIT_SECONDS = 1.0
@@ -22,7 +22,8 @@ _LOOK_SECONDS = 0.1
 # Ids in one statement, words in one transaction.
 _GROUP = 500
 _COLUMNS = (
-    *("request_id", "answered_us", "backbone", "detector", "outcome", "label_space", "truth", "truth_wnid", "arms"),
+    *("request_id", "answered_us", "backbone", "detector", "box_policy", "outcome", "label_space"),
+    *("truth", "truth_wnid", "arms"),
     *(f"{arm}_wnid" for arm in RIGHT),
 )
 
@@ -30,29 +31,39 @@ FindSpace: TypeAlias = Callable[[str, str], LabelSpace | None]
 
 
 class Said(BaseModel):
-    """One word of feedback: the label is a wnid, an index or a label's text. Raises `pydantic.ValidationError`."""
+    """One word of feedback: the label is a wnid, an index or a label's text, None takes back what was said before.
+
+    Raises `pydantic.ValidationError`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     request_id: Annotated[StrictStr, Field(min_length=1, max_length=200)]
-    label: Annotated[StrictStr, Field(max_length=200)] | StrictInt
+    label: Annotated[StrictStr, Field(max_length=200)] | StrictInt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    index: int
+    wnid: str
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What the journal holds now: `new` unless the last word was the same. An arm without a crop counts as plain."""
+    """What the journal holds now: `new` unless the last word was the same. An arm without a crop counts as plain.
+
+    Without a label, which was taken back, nothing is correct or not.
+    """
 
     request_id: str
     backbone: str
-    index: int
-    wnid: str
-    label: str
-    correct: Mapping[str, bool]
+    label: Class | None
+    correct: Mapping[str, bool] | None
     new: bool
 
     def as_answer(self) -> dict[str, Any]:
-        label = {"index": self.index, "wnid": self.wnid, "label": self.label}
-        return {"request_id": self.request_id, "label": label, "correct": self.correct}
+        return {"request_id": self.request_id, "label": self.label, "correct": self.correct}
 
 
 async def learn(
@@ -117,26 +128,29 @@ class _Lesson:
         answer = self._answers.get(said.request_id)
         if answer is None:
             return Problem(404, f"The journal has no answer with the request id {said.request_id!r}.")
+        if said.label is None:
+            return Learnt(said.request_id, answer["backbone"], None, None, self._changed_to(answer, None))
         space = self._space(answer["backbone"], answer["label_space"])
         index = None if space is None else space.find(said.label)
         if space is None or index is None:
             return Problem(
                 422, f"label {said.label!r} is no class of the answer's label space {answer['label_space']!r}."
             )
-        wnid = space.wnids[index]
-        new = answer["truth_wnid"] != wnid
-        if new:
-            self._change(answer, wnid)
-        correct = _correct(answer["truth"])
-        return Learnt(said.request_id, answer["backbone"], index, wnid, space.labels[index], correct, new)
+        label = Class(index, space.wnids[index], space.labels[index])
+        new = self._changed_to(answer, label.wnid)
+        return Learnt(said.request_id, answer["backbone"], label, _correct(answer["truth"]), new)
 
-    def _change(self, answer: dict[str, Any], wnid: str) -> None:
+    def _changed_to(self, answer: dict[str, Any], wnid: str | None) -> bool:
+        """Whether this is no repetition of the last word."""
+        if answer["truth_wnid"] == wnid:
+            return False
         self._tallies.subtract(tally_keys(answer))
         answer["truth"], answer["truth_wnid"] = _truth(answer, wnid), wnid
         self._tallies.update(tally_keys(answer))
         key = {"request_id": answer["request_id"], "answered_us": answer["answered_us"]}
-        self._words.append({**key, "said_us": self._now, "wnid": wnid})
+        self._words.append({**key, "said_us": self._now, "wnid": wnid or ""})
         self._changed[answer["request_id"]] = answer
+        return True
 
 
 def _ids(said: Iterable[Said]) -> set[str]:
@@ -144,8 +158,10 @@ def _ids(said: Iterable[Said]) -> set[str]:
     return {word.request_id for word in said if word.request_id.isprintable()}
 
 
-def _truth(answer: Mapping[str, Any], wnid: str) -> int:
+def _truth(answer: Mapping[str, Any], wnid: str | None) -> int:
     """The bits of the arms that are right, and were asked for; without a crop each arm stands for what plain says."""
+    if wnid is None:
+        return UNLABELLED
     bits = sum(bit for arm, bit in RIGHT.items() if (answer[f"{arm}_wnid"] or answer["plain_wnid"]) == wnid)
     instead = answer["plain_wnid"] if answer["cropped_wnid"] is None else None
     for arm, found in (answer["arms"] or {}).items():

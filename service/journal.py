@@ -23,6 +23,7 @@ from service.database import Database, DatabaseAway
 from service.outcomes import Outcome
 from service.rows import (
     DAY,
+    GIVEN,
     HOUR,
     SPANS,
     SUMS,
@@ -224,7 +225,7 @@ def row_of(outcome: Outcome, served: Served, request_id: str, photo: bytes) -> R
         "detector": comparison.detector,
         "detector_sha256": served.detector(comparison.detector).model.sha256,
         "label_space": space.name,
-        "box_policy": outcome.options.box_policy,
+        "box_policy": outcome.options.box_policy if outcome.options.box is None else GIVEN,
         "outcome": comparison.outcome,
         "arms": arms or None,
         "box_x1": x1,

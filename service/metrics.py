@@ -172,13 +172,16 @@ def observe(outcome: Outcome) -> None:
     batch_size.labels("detect").observe(1)
     for views in comparison.batches:
         batch_size.labels("classify").observe(views)
+    if outcome.options.box is not None:
+        return  # A box that somebody gave says nothing of the detector.
     comparisons.labels(comparison.backbone, comparison.detector, comparison.outcome).inc()
     if comparison.cropped is not None:
         shift = comparison.cropped.confidence - comparison.plain.confidence
         confidence_shift.labels(comparison.backbone).observe(shift)
-    if comparison.box is not None:
-        box_area_fraction.labels(comparison.detector).observe(comparison.box.area_fraction)
-        box_score.labels(comparison.detector).observe(comparison.box.score)
+    box = comparison.box
+    if box is not None and box.score is not None:
+        box_area_fraction.labels(comparison.detector).observe(box.area_fraction)
+        box_score.labels(comparison.detector).observe(box.score)
 
 
 class RequestCounter:

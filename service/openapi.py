@@ -5,7 +5,11 @@ from functools import cache
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
+from service.experiment import STEPS
+from service.page import LabelsAsked, installed_samples, media_type
+from service.recent import Wanted
 from service.schemas import SCHEMAS, TEXT, Schema, ref
 from service.settings import settings
 
@@ -143,6 +147,20 @@ def _query(name: str, schema: Schema, told: str) -> Schema:
     return {"name": name, "in": "query", "description": told, "schema": schema}
 
 
+def _fields(query: type[BaseModel]) -> list[Schema]:
+    """The query that a model reads; what is left out is not null."""
+    fields = query.model_json_schema()["properties"].items()
+    plain = {"title", "default", "description", "anyOf"}
+    return [
+        _query(
+            name,
+            {**{key: value for key, value in field.items() if key not in plain}, **field.get("anyOf", [{}])[0]},
+            field["description"],
+        )
+        for name, field in fields
+    ]
+
+
 def _get(name: str, told: str, media_type: str, schema: Schema, statuses: tuple[int, ...] = ()) -> Schema:
     return {"get": _operation(name, told, {media_type: schema}, statuses)}
 
@@ -153,7 +171,7 @@ _JOURNAL: Schema = {
     "/feedback": {
         "post": _operation(
             "feedback",
-            "The true label of an earlier answer: a wnid, an index or a label's text.",
+            "The true label of an earlier answer: a wnid, an index or a label's text; null takes it back.",
             {_JSON: ref("Learnt")},
             _WORDS,
             {_JSON: ref("Said")},
@@ -175,12 +193,32 @@ _JOURNAL: Schema = {
                 _query("since", _TIME, "answers from then on"),
                 _query("until", _TIME, "answers before then"),
                 _query("detector", TEXT, "answers with this detector"),
+                _query("series", {"enum": list(STEPS)}, "its course too, a point each"),
             ],
+        }
+    },
+    "/answers": {
+        "get": {
+            **_operation(
+                "answers", "The latest answers, without photos.", {_JSON: ref("Answers")}, (404, 422, 503, 504)
+            ),
+            "parameters": _fields(Wanted),
         }
     },
 }
 _SYSTEM: Schema = {
     "/models": _get("models", "What can be asked for; the defaults first.", _JSON, ref("Models")),
+    "/labels": {
+        "get": {
+            **_operation("labels", "The classes of a label space, in order.", {_JSON: ref("Labels")}, (422,)),
+            "parameters": _fields(LabelsAsked),
+        }
+    },
+    "/samples": _get("samples", "Photos to try, where they are installed.", _JSON, ref("Samples")),
+    **{
+        f"/samples/{name}": _get(f"sample_{name}", "A photo to try.", media_type(sample), _FILE)
+        for name, sample in installed_samples().items()
+    },
     "/metrics": _get("metrics", "For Prometheus.", "text/plain", TEXT),
     "/livez": _get("livez", "200 while the process is of use.", "text/plain", TEXT, (503,)),
     "/readyz": _get("readyz", "200 while requests are welcome.", _JSON, ref("Ready"), (503,)),

@@ -2,19 +2,28 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.boxes import BoxPolicy
-from models.comparison import Arm, Options
+from models.comparison import Arm, Corners, Options
 from models.detectors import MAX_BOXES
 
 # A longer name is none that is served, and an error would say it all again.
 _MAX_NAME = 200
 
 
+_Coordinate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 def _split(value: Any) -> Any:
-    """Arms come as a comma list; BentoML's client and JSON may send an array."""
-    return [arm.strip() for arm in value.split(",") if arm.strip()] if isinstance(value, str) else value
+    """Arms and corners come as a comma list; BentoML's client and JSON may send an array."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _with_area(corners: Corners | None) -> Corners | None:
+    if corners is not None and not (corners[0] < corners[2] and corners[1] < corners[3]):
+        raise ValueError("is no box: x1,y1,x2,y2 with x1 < x2 and y1 < y2")
+    return corners
 
 
 class OptionFields(BaseModel):
@@ -39,6 +48,11 @@ class OptionFields(BaseModel):
         None, max_length=_MAX_NAME, description="a served label space; default: the backbone's own"
     )
     arms: Annotated[tuple[Arm, ...], BeforeValidator(_split)] = Field((), description="further arms, a comma list")
+    box: Annotated[
+        tuple[_Coordinate, _Coordinate, _Coordinate, _Coordinate] | None,
+        BeforeValidator(_split),
+        AfterValidator(_with_area),
+    ] = Field(None, description="x1,y1,x2,y2 in pixels of the upright photo: a box in place of the detected one")
 
     def as_options(self) -> Options:
         return Options(**{**dict(self), "arms": tuple(dict.fromkeys(self.arms))})

@@ -22,7 +22,7 @@ class Outcome:
 def outcome_of(data: bytes, options: Options, pipeline: Pipeline, max_pixels: int, waited: float = 0.0) -> Outcome:
     """From a file's bytes; `waited` are the seconds they have spent in a queue.
 
-    Raises `models.photo.PhotoError` and `models.served.UnservedChoice`.
+    Raises `models.photo.PhotoError`, `models.served.UnservedChoice` and `models.pipeline.BoxOutsidePhoto`.
     """
     start = time.perf_counter()
     photo = read_photo(data, max_pixels)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.photo import PhotoError, TooManyPixels, UnservedFormat
+from models.pipeline import BoxOutsidePhoto
 from models.served import UnservedChoice
 from service import logs, metrics
 from service.database import DatabaseAway
@@ -39,6 +40,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (UnservedFormat, 415),
     (PhotoError, 400),
     (UnservedChoice, 422),
+    (BoxOutsidePhoto, 422),
     (ClientDisconnect, 400),
     (DeadlinePassed, 504),
     (TimeoutError, 504),

@@ -137,13 +137,19 @@ def too_many_bytes(limit: int) -> Problem:
 
 
 def _options(request: Request, texts: Iterable[tuple[str, Any]]) -> Options:
+    chosen = one_of_each([*request.query_params.multi_items(), *texts])
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return OptionFields.model_validate(given).as_options()
+
+
+def one_of_each(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises `Problem` (422) for a name that is there twice."""
     chosen: dict[str, Any] = {}
-    for name, value in [*request.query_params.multi_items(), *texts]:
+    for name, value in pairs:
         if name in chosen:
             raise Problem(422, f"{name[:100]} is given more than once.")
         chosen[name] = value
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return OptionFields.model_validate(given).as_options()
+    return chosen
 
 
 async def _left(request: Request) -> None:

@@ -19,6 +19,8 @@ DAY = 24 * HOUR
 # How long the times are that have tallies of their own, longest first; each is a multiple of the next.
 SPANS = (DAY, HOUR)
 UNLABELLED = -1
+# The policy of an answer whose box the request gave: no detector is judged by it, so that it is in no sum.
+GIVEN = "given"
 # The bits of an answer's `truth`: which arms are right, and which of the further arms were asked for.
 RIGHT: Mapping[str, int] = {"plain": 1, "cropped": 2, "combined": 4}
 FURTHER_RIGHT: Mapping[str, int] = {"detector": 8, "background": 16, "center": 32, "squashed": 64}
@@ -85,7 +87,7 @@ class Answer(Base):
 
 
 class Word(Base):
-    """One word of feedback; an answer's last one is its truth."""
+    """One word of feedback; an answer's last one is its truth, an empty wnid that it was taken back."""
 
     __tablename__ = "words"
 
@@ -151,14 +153,18 @@ SUMS: Mapping[type[Key], type[Tally] | type[Spread]] = {TallyKey: Tally, SpreadK
 
 def tally_keys(row: Mapping[str, Any]) -> list[Key]:
     """Of all tallies that a row of `Answer` is in."""
+    if row["box_policy"] == GIVEN:
+        return []
     alike = (row["backbone"], row["detector"], row["outcome"], row["truth"])
     return [TallyKey(span, row["answered_us"] // span, *alike) for span in SPANS]
 
 
 def spread_keys(row: Mapping[str, Any]) -> list[Key]:
-    """Of all spreads that a row of `Answer` is in; a box without a score was given, and says nothing of a detector."""
+    """Of all spreads that a row of `Answer` is in."""
+    if row["box_policy"] == GIVEN:
+        return []
     values: dict[str, float] = {}
-    if row["box_area"] is not None and row["box_score"] is not None:
+    if row["box_area"] is not None:
         values["box_area_fraction"] = row["box_area"]
     if row["cropped_probability"] is not None:
         values["confidence_shift"] = row["cropped_probability"] - row["plain_probability"]

@@ -24,6 +24,11 @@ def shape(**properties: Schema) -> Schema:
     }
 
 
+def with_optional(schema: Schema, **properties: Schema) -> Schema:
+    """The object that may have `properties` too."""
+    return {**schema, "properties": {**schema["properties"], **properties}}
+
+
 def array(items: Schema, **more: Any) -> Schema:
     return {"type": "array", "items": items, **more}
 
@@ -60,7 +65,20 @@ _MODEL = shape(
     engine=null_or(TEXT),
     device=null_or(TEXT),
 )
-_PROPORTION = shape(correct=COUNT, accuracy=null_or(SHARE), low=SHARE, high=SHARE)
+_FIRST = shape(wnid=TEXT, label=null_or(TEXT), probability=SHARE)
+_PROPORTION = shape(labelled=COUNT, correct=COUNT, accuracy=null_or(SHARE), low=SHARE, high=SHARE)
+_DRIFT = shape(psi=null_or({"type": "number"}), p_value=null_or(SHARE), answers=COUNT, reference=COUNT)
+_SERIES = array(
+    shape(
+        start={"type": "string", "format": "date-time"},
+        answers=COUNT,
+        labelled=COUNT,
+        rescued=COUNT,
+        broken=COUNT,
+        agreement_rate=null_or(SHARE),
+        no_detection_rate=null_or(SHARE),
+    )
+)
 _SEQUENTIAL = shape(e_value={"type": "number", "minimum": 0}, p_value=SHARE, low=SHARE, high=SHARE)
 
 SCHEMAS: dict[str, Schema] = {
@@ -74,7 +92,7 @@ SCHEMAS: dict[str, Schema] = {
     "Prediction": shape(
         top_k=array(shape(index=COUNT, wnid=TEXT, label=TEXT, probability=SHARE), minItems=1, maxItems=100)
     ),
-    "Box": shape(xyxy=_CORNERS, score=SHARE, area_fraction=SHARE),
+    "Box": shape(xyxy=_CORNERS, score=null_or(SHARE), area_fraction=SHARE),
     "Answer": shape(
         request_id=TEXT,
         image=shape(width={"type": "integer", "minimum": 1}, height={"type": "integer", "minimum": 1}, format=TEXT),
@@ -104,28 +122,54 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Said": shape(
         request_id={"type": "string", "minLength": 1, "maxLength": 200},
-        label=either({"type": "string", "maxLength": 200}, {"type": "integer"}),
+        label=null_or(either({"type": "string", "maxLength": 200}, {"type": "integer"})),
     ),
     "Learnt": shape(
         request_id=TEXT,
-        label=shape(index=COUNT, wnid=TEXT, label=TEXT),
-        correct=shape(**dict.fromkeys(RIGHT, FLAG)),
+        label=null_or(shape(index=COUNT, wnid=TEXT, label=TEXT)),
+        correct=null_or(with_optional(shape(**dict.fromkeys(RIGHT, FLAG)), **dict.fromkeys(ARMS, FLAG))),
     ),
     "LearntBatch": shape(results=array(either(ref("Learnt"), shape(error=ref("Problem"))))),
     "Experiment": shape(
         backbones=table(
-            shape(
-                answers=COUNT,
-                labelled=COUNT,
-                arms=shape(**dict.fromkeys(RIGHT, _PROPORTION)),
-                rescued=COUNT,
-                broken=COUNT,
-                p_value=SHARE,
-                sequential=_SEQUENTIAL,
-                agreement_rate=null_or(SHARE),
-                no_detection_rate=null_or(SHARE),
+            with_optional(
+                shape(
+                    answers=COUNT,
+                    labelled=COUNT,
+                    arms=with_optional(shape(**dict.fromkeys(RIGHT, _PROPORTION)), **dict.fromkeys(ARMS, _PROPORTION)),
+                    rescued=COUNT,
+                    broken=COUNT,
+                    p_value=SHARE,
+                    sequential=_SEQUENTIAL,
+                    agreement_rate=null_or(SHARE),
+                    no_detection_rate=null_or(SHARE),
+                    drift=table(_DRIFT),
+                ),
+                series=_SERIES,
             )
         )
     ),
+    "Answers": shape(
+        answers=array(
+            shape(
+                request_id=TEXT,
+                answered={"type": "string", "format": "date-time"},
+                backbone=TEXT,
+                detector=TEXT,
+                label_space=TEXT,
+                box_policy=TEXT,
+                outcome=TEXT,
+                plain=_FIRST,
+                cropped=null_or(_FIRST),
+                combined=_FIRST,
+                truth=null_or(shape(wnid=TEXT, label=null_or(TEXT))),
+                correct=null_or(shape(**dict.fromkeys(RIGHT, FLAG))),
+                total_ms={"type": "number", "minimum": 0},
+            ),
+            maxItems=500,
+        )
+    ),
+    "Labels": shape(name=TEXT, classes=array(shape(wnid=TEXT, label=TEXT), minItems=1)),
+    "Samples": shape(samples=array(shape(name=TEXT, path=TEXT, source=TEXT, thumbnail=TEXT))),
     "Ready": shape(ready=FLAG, degraded=array(TEXT)),
 }

@@ -17,7 +17,7 @@ from models.fusion import FusionRule, fuse
 from models.heads import Tuning
 from models.label_spaces import LabelSpace, imagenet_1k, imagenet_a
 from models.photo import Photo
-from models.pipeline import Pipeline
+from models.pipeline import BoxOutsidePhoto, Pipeline
 from models.served import Classifier, Served, UnservedChoice
 
 LITE0, LITE1 = "tf_efficientnet_lite0.in1k", "tf_efficientnet_lite1.in1k"
@@ -98,7 +98,7 @@ def test_a_photo_of_a_sample(pipeline: Pipeline, samples: Mapping[str, Photo]) -
     np.testing.assert_allclose(found.plain.probabilities, plain, atol=1e-5)
     assert found.cropped is not None
     np.testing.assert_allclose(found.cropped.probabilities, cropped, atol=1e-4)
-    score = found.boxes[0].score
+    score = float(detection.scores[0])
     weights = [RULE.plain_weight(plain, found.boxes[0].area_fraction), RULE.crop_weight(cropped, score, score)]
     np.testing.assert_allclose(found.combined.probabilities, fuse([plain, cropped], weights), atol=1e-4)
     assert set(found.stages) == {"detect", "crop", "classify"}
@@ -274,7 +274,8 @@ def test_all_arms_are_about_the_answers_box(served: Served, samples: Mapping[str
         found = pipeline.compare(photo, Options(arms=ARMS))
         assert found.box is not None
         box = np.array(found.box.xyxy, np.float32)
-        chosen_later += found.box.score < max(other.score for other in found.boxes)
+        scores = [box.score or 0 for box in found.boxes]
+        chosen_later += scores[0] < max(scores)
         expected = {
             "background": probabilities(pipeline, views.background(photo, box, preprocessing)),
             "center": probabilities(pipeline, views.cropped(photo, views.center_crop(photo, box), preprocessing)),
@@ -286,6 +287,48 @@ def test_all_arms_are_about_the_answers_box(served: Served, samples: Mapping[str
             assert prediction is not None
             np.testing.assert_allclose(prediction.probabilities, expected[arm], atol=1e-3, err_msg=arm)
     assert chosen_later > 0
+
+
+BOX = (120.0, 40.5, 430.0, 350.0)
+
+
+def test_a_given_box_takes_the_place_of_the_detection(pipeline: Pipeline, samples: Mapping[str, Photo]) -> None:
+    """Whatever the detector's options are; a sure one, so that combined weighs one crop against the whole."""
+    photo = samples["coffee"]
+    options = Options(box=BOX, margin=0.1, min_score=1, max_boxes=20, arms=("background", "center", "detector"))
+    found = pipeline.compare(photo, options)
+    assert [(box.xyxy, box.score) for box in found.boxes] == [(BOX, None)]
+    assert found.boxes[0].area_fraction == pytest.approx(310 * 309.5 / (600 * 400))
+    crop = crop_box(np.array(BOX), 0.1, 600, 400)
+    assert found.crop == pytest.approx(crop.tolist(), abs=1e-3)
+    preprocessing = pipeline.served.classifier(None).model.preprocessing
+    plain = probabilities(pipeline, views.plain(photo, preprocessing))
+    cropped = probabilities(pipeline, views.cropped(photo, crop, preprocessing))
+    assert found.cropped is not None
+    np.testing.assert_allclose(found.cropped.probabilities, cropped, atol=1e-4)
+    weights = [RULE.plain_weight(plain, found.boxes[0].area_fraction), RULE.crop_weight(cropped, 1, 1)]
+    np.testing.assert_allclose(found.combined.probabilities, fuse([plain, cropped], weights), atol=1e-4)
+    assert all(arm is not None for arm in found.arms.values())
+
+
+def test_a_given_box_over_the_whole_photo_is_no_crop(pipeline: Pipeline, samples: Mapping[str, Photo]) -> None:
+    found = pipeline.compare(samples["coffee"], Options(box=(0, 0, 600, 400)))
+    assert (found.no_crop_reason, found.crop, found.box is not None) == ("covers_image", None, True)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 600.5, 400), (-1, 0, 9, 9), (5, 5, 5, 9), (9, 5, 5, 9), (0, 0, np.nan, 1)])
+def test_a_box_that_leaves_the_photo(
+    box: tuple[float, float, float, float], pipeline: Pipeline, samples: Mapping[str, Photo]
+) -> None:
+    with pytest.raises(BoxOutsidePhoto, match="0,0,600,400"):
+        pipeline.compare(samples["coffee"], Options(box=box))
+
+
+def test_given_and_detected_boxes_in_one_batch(pipeline: Pipeline, samples: Mapping[str, Photo]) -> None:
+    photos = [samples["coffee"], samples["chelsea"], samples["coffee"]]
+    options = [Options(box=BOX), Options(), Options(min_score=0)]
+    for found, photo, chosen in zip(pipeline.compare_all(photos, options), photos, options, strict=True):
+        assert_same(found, pipeline.compare(photo, chosen))
 
 
 def test_only_the_arms_that_were_asked_for(pipeline: Pipeline, samples: Mapping[str, Photo]) -> None:
@@ -363,6 +406,7 @@ def test_the_default_models_on_the_samples(
     assert imagenet_1k().labels[found.plain.first] == label
     assert imagenet_1k().labels[found.combined.first] == label
     assert found.box is not None
+    assert found.box.score is not None
     assert found.box.score > 0.3
 
 

@@ -93,6 +93,7 @@ OPTIONS = [
     {"top_k": 1},
     {"label_space": "imagenet-a"},
     {"arms": "background,center"},
+    {"box": "20,30,300.5,200"},
 ]
 
 
@@ -172,6 +173,11 @@ WRONG_OPTIONS = [
     ({"detector": "../etc/passwd"}, "fcos_random"),
     ({"label_space": "none"}, "tiny-imagenet"),
     ({"topk": 3}, "'topk' is no option"),
+    ({"box": "1,2,3"}, "box"),
+    ({"box": "9,2,3,4"}, "x1 < x2"),
+    ({"box": "0,0,inf,4"}, "finite"),
+    ({"box": "-1,0,3,4"}, "box"),
+    ({"box": "0,0,64.1,64"}, "0,0,64,64"),
     ({"top_k": ["1", "2"]}, "more than once"),
 ]
 
@@ -226,6 +232,23 @@ def test_accept_png_gives_a_picture(client: httpx.Client, photo: Path, accept: s
     assert response.headers["X-Request-ID"]
     if picture:
         assert Image.open(io.BytesIO(response.content)).format == "PNG"
+
+
+def test_a_given_box_is_answered_and_told_apart(client: httpx.Client, photo: Path) -> None:
+    data, box = photo.read_bytes(), [20.0, 30.0, 300.5, 200.0]
+    answer = client.post("/predict", json={"image": base64.b64encode(data).decode(), "box": box}).json()
+    assert answer["box"] == {"xyxy": box, "score": None, "area_fraction": pytest.approx(280.5 * 170 / (451 * 300))}
+    assert answer["boxes"] == [answer["box"]]
+    drawn = post_form(client, photo, box="20,30,300.5,200").request
+    assert (
+        client.send(
+            httpx.Request("POST", drawn.url, headers={**drawn.headers, "accept": "image/png"}, content=drawn.content)
+        ).headers["content-type"]
+        == "image/png"
+    )
+    photos = [("images", encoded(Image.new("RGB", size), "PNG")) for size in ((400, 300), (200, 300))]
+    large, small = client.post("/predict/batch", files=photos, params={"box": "20,30,300.5,200"}).json()["results"]
+    assert (large["box"]["score"], small["error"]["status"]) == (None, 422)
 
 
 def test_a_bad_photo_costs_no_other_its_answer(client: httpx.Client, photo: Path) -> None:

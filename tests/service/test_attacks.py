@@ -250,7 +250,10 @@ def test_a_guarded_server(guarded: Server, photo: Path) -> None:
     with httpx.Client(base_url=guarded.url, timeout=60) as client:
         refused = client.post("/predict", content=data, headers=image)
         assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
-        assert [client.get(path).status_code for path in ("/livez", "/readyz", "/metrics", "/")] == [200, 200, 401, 401]
+        assert [client.get(path).status_code for path in ("/livez", "/readyz", "/metrics", "/")] == [200, 200, 401, 200]
+        # The page can be read, so that it can ask for a key; what it shows cannot.
+        assert {client.get(path).status_code for path in ("/page/app.js", "/models")} == {200, 401}
+        assert {client.get(path).status_code for path in ("/labels", "/samples", "/answers", "/experiment")} == {401}
         keyed = {"Authorization": f"Bearer {KEY}", "Origin": "https://a.example", "X-Request-ID": "seen"}
         answered = client.post("/predict?top_k=2", content=data, headers={**image, **keyed})
         assert answered.status_code == 200

@@ -209,10 +209,11 @@ def test_every_answer_tells_browsers_to_be_careful(client: Client) -> None:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Referrer-Policy"] == "no-referrer"
         assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
-    # No script that stands in the page itself, such as a tag manager's, runs.
-    policy = asking.get("/page").headers["Content-Security-Policy"]
-    assert "script-src" not in policy
-    assert policy.startswith("default-src 'self';")
+    # No script or style that stands in the page itself runs, nothing comes from elsewhere, no text becomes HTML.
+    policy = asking.get("/page").headers["Content-Security-Policy"].split("; ")
+    assert {"default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'"} <= set(policy)
+    assert "require-trusted-types-for 'script'" in policy
+    assert not [part for part in policy if "unsafe" in part or "http" in part]
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ from service import feedback as feedbacks
 from service.database import Database, DatabaseAway
 from service.drift import Windows
 from service.experiment import Asked, experiment
-from service.feedback import Learnt, Said, learn
-from service.journal import Journal
+from service.feedback import Class, Learnt, Said, learn
+from service.journal import Journal, prune
 from service.problems import Problem, Problems
-from service.rows import FURTHER_ASKED, FURTHER_RIGHT, RIGHT, Word, insert_answers
+from service.rows import FURTHER_ASKED, FURTHER_RIGHT, GIVEN, HOUR, RIGHT, UNLABELLED, Word, insert_answers
 from tests.service.conftest import Server, StartServer
 from tests.service.journals import WNIDS, answers, eventually, needs_postgresql, new_postgresql_url, row
 
@@ -42,14 +42,16 @@ def space(_: str, name: str) -> LabelSpace | None:
     return imagenet_1k() if name == "imagenet-1k" else None
 
 
-def tell(journal: Journal, *said: tuple[str, str | int], waiting: float = 1) -> Sequence[Learnt | Problem]:
+def tell(journal: Journal, *said: tuple[str, str | int | None], waiting: float = 1) -> Sequence[Learnt | Problem]:
     """With so many rows of this machine's workers still to be written."""
     words = [Said(request_id=request_id, label=label) for request_id, label in said]
     return asyncio.run(learn(journal, words, space, lambda: waiting))
 
 
-def outcome(result: Learnt | Problem) -> str | int:
-    return result.status if isinstance(result, Problem) else result.wnid
+def outcome(result: Learnt | Problem) -> str | int | None:
+    if isinstance(result, Problem):
+        return result.status
+    return None if result.label is None else result.label.wnid
 
 
 def history(database: Database) -> list[str]:
@@ -69,7 +71,7 @@ def test_a_label_is_a_wnid_an_index_or_a_text(journal: Journal, label: str | int
     journal.put(row("a"))
     (learnt,) = tell(journal, ("a", label))
     assert isinstance(learnt, Learnt)
-    assert (learnt.index, learnt.wnid, learnt.label) == (3, WNIDS[3], LABELS[3])
+    assert learnt.label == Class(3, WNIDS[3], LABELS[3])
 
 
 def test_the_last_word_wins_and_history_is_kept(journal: Journal) -> None:
@@ -80,6 +82,29 @@ def test_the_last_word_wins_and_history_is_kept(journal: Journal) -> None:
     assert answers(journal.database)[0]["truth_wnid"] == WNIDS[2]
     told = experiment(journal.database, Asked(), Windows(24, 168))["backbones"]["b"]
     assert (told["answers"], told["labelled"], told["arms"]["plain"]["correct"]) == (1, 1, 0)
+
+
+def test_a_word_is_taken_back(journal: Journal) -> None:
+    journal.put(row("a"))
+    results = [tell(journal, ("a", label))[0] for label in (None, 1, None, None)]
+    assert [outcome(result) for result in results] == [None, WNIDS[1], None, None]
+    assert [isinstance(result, Learnt) and result.new for result in results] == [False, True, True, False]
+    assert history(journal.database) == [WNIDS[1], ""]
+    assert [(one["truth"], one["truth_wnid"]) for one in answers(journal.database)] == [(UNLABELLED, None)]
+    told = experiment(journal.database, Asked(), Windows(24, 168))["backbones"]["b"]
+    assert (told["answers"], told["labelled"]) == (1, 0)
+
+
+def test_an_answer_about_a_given_box_can_be_told_of_and_is_not_counted(journal: Journal) -> None:
+    for name, policy in (("a", GIVEN), ("b", "rescored")):
+        journal.put(row(name, answered_us=HOUR // 2, box_policy=policy))
+    assert [outcome(result) for result in tell(journal, ("a", 0), ("b", 0))] == [WNIDS[0], WNIDS[0]]
+    for asked in (Asked(), Asked(since=1, until=HOUR - 1)):
+        told = experiment(journal.database, asked, Windows(24, 168))["backbones"]["b"]
+        assert (told["answers"], told["labelled"]) == (1, 1)
+    prune(journal.database, 2 * HOUR)
+    assert answers(journal.database) == []
+    assert experiment(journal.database, Asked(), Windows(24, 168))["backbones"] == {}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +140,7 @@ def test_arms_that_were_asked_for(
     journal.put(row("a", cropped_wnid=None if cropped is None else WNIDS[cropped], arms=arms))
     (learnt,) = tell(journal, ("a", 0))
     assert isinstance(learnt, Learnt)
+    assert learnt.correct is not None
     assert {arm: right for arm, right in learnt.correct.items() if arm in ARMS} == expected
     told = experiment(journal.database, Asked(), Windows(24, 168))["backbones"]["b"]["arms"]
     assert {arm: bool(one["correct"]) for arm, one in told.items() if arm in ARMS} == expected
@@ -237,6 +263,8 @@ def test_over_http(client: httpx.Client, photo: Path) -> None:
     assert told["label"] == {"index": 285, "wnid": "n02124075", "label": "Egyptian cat"}
     assert set(told["correct"]) == {"plain", "cropped", "combined"}
     assert client.post("/feedback", json={"request_id": request_id, "label": 285}).json() == told
+    taken_back = client.post("/feedback", json={"request_id": request_id, "label": None}).json()
+    assert taken_back == {"request_id": request_id, "label": None, "correct": None}
     counted = [line for line in client.get("/metrics").text.splitlines() if "figureground_feedback_total{" in line]
     assert any('arm="cropped"' in line for line in counted)
 

@@ -44,6 +44,16 @@ def test_one_comparison_is_observed(served: Served, samples: dict[str, Photo]) -
     assert value("stage_seconds_count", stage="total") >= 1
 
 
+def test_a_given_box_says_nothing_of_the_detector(served: Served, samples: dict[str, Photo]) -> None:
+    options = Options(box=(10, 10, 100, 100))
+    comparison = Pipeline(served).compare(samples["chelsea"], options)
+    labels = {"backbone": comparison.backbone, "detector": comparison.detector, "outcome": comparison.outcome}
+    before = value("comparisons_total", **labels), value("stage_seconds_count", stage="total")
+    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}))
+    after = value("comparisons_total", **labels), value("stage_seconds_count", stage="total")
+    assert after == (before[0], before[1] + 1)
+
+
 def test_reasons_are_bounded() -> None:
     for status in (400, 418, 451, 500):
         metrics.count_rejected(status)

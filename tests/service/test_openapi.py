@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from evaluation.samples import SAMPLES
 from models.photo import SERVED_FORMATS
 from tests.service.conftest import Server
 
@@ -37,7 +38,11 @@ OPERATIONS = {
     "POST /feedback": 8,
     "POST /feedback/batch": 15,
     "GET /experiment": 15,
+    "GET /answers": 15,
     "GET /models": 1,
+    "GET /labels": 5,
+    "GET /samples": 1,
+    **{f"GET /samples/{name}": 1 for name in SAMPLES},
     "GET /metrics": 1,
     "GET /livez": 1,
     "GET /readyz": 1,
