@@ -55,8 +55,10 @@ def main() -> None:
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="FIGUREGROUND_HOST")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port to listen on.", envvar="FIGUREGROUND_PORT")
+    ] = 3000,
     workers: Annotated[int | None, typer.Option(min=1, help="Server processes.")] = None,
     backbone: Backbones = None,
     detector: Detectors = None,
