@@ -5,7 +5,7 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz system lint format bench lock clean
+.PHONY: help demo serve test test-slow fuzz system lint format bench lock licences base-image image image-cuda image-test clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -15,7 +15,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "figureground needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
 	@echo "Installing into $(VENV): some minutes and several GB the first time (torch)."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -52,11 +52,42 @@ bench: $(INSTALLED) ## The benchmarks of loadtests/, results into loadtests/resu
 	$(BIN)/python -m loadtests.startup
 	$(BIN)/python -m loadtests.pipeline
 
-lock: ## Resolve pyproject.toml's lower bounds into requirements.lock again
-	$(BIN)/pip-compile --quiet --upgrade --all-extras --allow-unsafe --strip-extras --no-header \
-	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
-	    --annotation-style=line -P torch==2.14.1 -P torchvision==0.29.1 \
+COMPILE := $(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-header --no-emit-index-url \
+    --no-emit-find-links --no-emit-trusted-host --no-emit-options --annotation-style=line
+lock: ## Resolve pyproject.toml's lower bounds again, into requirements.lock and the images' locks
+	$(COMPILE) --upgrade --all-extras -P torch==2.14.1 -P torchvision==0.29.1 \
 	    --output-file requirements.lock pyproject.toml
+	$(COMPILE) --upgrade --constraint requirements.lock --extra postgres --extra traces \
+	    --output-file deploy/requirements-cuda.lock pyproject.toml
+	for name in cpu sbom; do $(COMPILE) --upgrade --constraint requirements.lock \
+	    --output-file deploy/requirements-$$name.lock deploy/requirements-$$name.in || exit 1; done
+	$(BIN)/python deploy/hashes.py requirements.lock deploy/requirements-*.lock
+
+licences: $(INSTALLED) ## Every dependency with its version and licence
+	$(BIN)/pip-licenses --from=mixed --order=license
+
+# Where no image registry can be reached: `make base-image`, then `make image BASE_IMAGE=localhost/figureground-base`.
+BASE_IMAGE ?= python:3.11-slim
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= figureground:$(VERSION)
+BUILD := buildah build --format docker --layers --isolation chroot --network host --file deploy/Containerfile \
+    --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg VERSION=$(VERSION) \
+    --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+
+base-image: ## A base image from this machine's own Debian packages (as root)
+	deploy/base-image.sh localhost/figureground-base
+
+# The models are exported here, so that the build need not install torch for it.
+image: $(INSTALLED) ## The image that serves on a CPU, without torch (buildah)
+	$(BIN)/figureground export --out build/image/exports
+	$(BUILD) --target cpu --build-context exports=build/image --tag $(IMAGE) .
+
+image-cuda: $(INSTALLED) ## The image that serves on a GPU, with torch: several GB
+	$(BIN)/figureground export --out build/image/exports
+	$(BUILD) --target cuda --build-context exports=build/image --tag $(IMAGE)-cuda .
+
+image-test: $(INSTALLED) ## Run the image as its operators would (podman), and look at it
+	FIGUREGROUND_IMAGE=$(IMAGE) $(BIN)/pytest tests/deploy/test_image.py --timeout=600
 
 clean: ## Remove what was built and drawn, not the installation
 	rm -rf build dist demo loadtests/results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -56,9 +56,7 @@ def main() -> None:
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="FIGUREGROUND_HOST")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port to listen on.", envvar="FIGUREGROUND_PORT")
-    ] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.", envvar="FIGUREGROUND_PORT")] = 3000,
     workers: Annotated[int | None, typer.Option(min=1, help="Server processes.")] = None,
     backbone: Backbones = None,
     detector: Detectors = None,
@@ -191,6 +189,21 @@ def export_journal(
     except OSError as error:
         _fail(_plain(error), 1)
     typer.echo(f"{rows} answers in {out}")
+
+
+@journal.command("migrate")
+def migrate_journal() -> None:
+    """Bring the database's schema up to date; a server does it too, at its first answer."""
+    from service.database import Database, DatabaseAway
+
+    url = _settings().journal_url
+    if not url:
+        _fail("the journal is off: FIGUREGROUND_JOURNAL_URL is empty", 1)
+    try:
+        with Database(url).writing():
+            typer.echo("the journal's schema is up to date")
+    except DatabaseAway as error:
+        _fail(error.reason, 1)
 
 
 def _add_train() -> None:

@@ -107,8 +107,12 @@ class Database:
             self._up_to_date = True
 
 
-def migrate(connection: Connection) -> None:
-    """To the newest schema, in the transaction that is open. Raises `DatabaseAway` for a schema that is newer still."""
+def migrate(connection: Connection, to: str = "head") -> None:
+    """To the newest schema, in the transaction that is open. Raises `DatabaseAway` for one that is too new.
+
+    A schema that is one migration ahead is left as it is and written to: it is that of the next version, to which the
+    machines are being upgraded one after the other.
+    """
     # Imported here: the settings need this module, and `--help` should take no second.
     from alembic import command
     from alembic.config import Config
@@ -118,11 +122,12 @@ def migrate(connection: Connection) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    newest = ScriptDirectory.from_config(config).get_current_head()
-    if MigrationContext.configure(connection).get_current_revision() != newest:
+    newest = ScriptDirectory.from_config(config).get_current_head() or ""
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found not in (newest, f"{int(newest) + 1:03}"):
         config.attributes["connection"] = connection
         try:
-            command.upgrade(config, "head")
+            command.upgrade(config, to)
         except CommandError as error:
             raise DatabaseAway(str(error)) from error
 

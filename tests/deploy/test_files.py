@@ -44,7 +44,7 @@ def test_the_image_copies_only_what_is_meant_for_it() -> None:
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Service]:
-    command = [BIN / "docker-compose", "--file", DEPLOY / "compose.yaml", "config"]
+    command = [str(BIN / "docker-compose"), "--file", str(DEPLOY / "compose.yaml"), "config"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     described: dict[str, Service] = yaml.safe_load(done.stdout)["services"]
