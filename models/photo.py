@@ -4,12 +4,13 @@ import io
 import re
 import struct
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, features
+from PIL import AvifImagePlugin, ExifTags, Image, ImageFile, TiffImagePlugin, features
 
 from models.structure import excess, exif_excess
 
@@ -17,6 +18,8 @@ from models.structure import excess, exif_excess
 Image.init()
 # Half a photo is no photo: Pillow's default, held on to whatever another library may set.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Photos are decoded next to each other, each in a thread; one that takes all cores would take them from the others.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 SERVED_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP") + (
     ("AVIF",) if features.check("avif") else ()
@@ -55,6 +58,8 @@ _UNSERVED_BRANDS: dict[bytes, str] = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     b"crx ": "raw photo",
 }
+# Rows of a deep photo that are converted at once.
+_BAND = 256
 _NETPBM = re.compile(rb"P[1-7Ff]\s")
 _SVG_STARTS = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
 
@@ -225,7 +230,7 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Mode RGB, by the shortest way; a plain RGB image is given back as it is."""
     if image.mode == "F":
-        return Image.fromarray(_float_to_8_bits(np.asarray(image))).convert("RGB")
+        return _float_grey_to_rgb(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _deep_grey_to_rgb(image)
     if image.has_transparency_data:
@@ -244,18 +249,28 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
     """Grey of 16 bits a pixel; Pillow's own conversion would clip it at 255."""
-    grey = np.asarray(image)
-    shallow = np.rint(np.clip(grey, 0, 65535) / np.float32(257)).astype(np.uint8)
+    shallow = np.empty((image.height, image.width), np.uint8)
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        shallow[grey == transparent] = 255
+    for rows, grey in _bands(image):
+        shallow[rows] = np.rint(np.clip(grey, 0, 65535) / np.float32(257))
+        if isinstance(transparent, int):
+            shallow[rows][grey == transparent] = 255
     return Image.fromarray(shallow).convert("RGB")
 
 
-def _float_to_8_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """(H, W) float, in [0, 1] or in [0, 255], which its largest finite value tells -> (H, W) uint8."""
-    finite = grey[np.isfinite(grey)]
-    scale = 255.0 if finite.size and finite.max() <= 1 else 1.0
-    known = np.nan_to_num(np.clip(grey, 0, 255), nan=0.0)
-    scaled: NDArray[np.uint8] = np.rint(np.minimum(known * scale, 255)).astype(np.uint8)
-    return scaled
+def _float_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Grey in [0, 1] or in [0, 255], which its largest finite value tells."""
+    largest = max(float(grey.max(initial=-np.inf, where=np.isfinite(grey))) for _, grey in _bands(image))
+    scale = 255.0 if -np.inf < largest <= 1 else 1.0
+    shallow = np.empty((image.height, image.width), np.uint8)
+    for rows, grey in _bands(image):
+        known = np.nan_to_num(np.clip(grey, 0, 255), nan=0.0)
+        shallow[rows] = np.rint(np.minimum(known * scale, 255))
+    return Image.fromarray(shallow).convert("RGB")
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Rows of an image and what is in them, a band at a time: an array of all would take its memory several times."""
+    for top in range(0, image.height, _BAND):
+        bottom = min(top + _BAND, image.height)
+        yield slice(top, bottom), np.asarray(image.crop((0, top, image.width, bottom)))

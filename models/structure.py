@@ -19,6 +19,8 @@ MAX_EXIF_SEGMENTS = 64
 """Pillow joins a JPEG's EXIF segments one by one, copying all before."""
 MAX_SCANS = 64
 """Each scan of a progressive JPEG is a pass over all pixels; encoders make about 10."""
+COMMON_SCANS = 16
+"""More of them make a JPEG rare."""
 MAX_CHUNKS = 32_768
 """PNG chunks; libpng writes 8 KiB each."""
 MAX_BLOCKS = 16_384
@@ -57,6 +59,17 @@ def excess(data: bytes) -> str | None:
     return None
 
 
+def is_rare(data: bytes) -> bool:
+    """Whether its decoder is one that few photos need: TIFF, AVIF, and JPEG of many scans.
+
+    Their headers can say one thing and their content another (an AVIF of 1.8 kB that calls itself 16 px wide is
+    decoded at 12,000), and their work goes beyond what `excess` can count.
+    """
+    if data.startswith((b"II", b"MM")) or data.startswith(b"ftyp", 4):
+        return True
+    return data.startswith(b"\xff\xd8\xff") and _counted_scans(data, COMMON_SCANS) > COMMON_SCANS
+
+
 def exif_excess(exif: bytes) -> str | None:
     """As `excess`, for the EXIF block of a file of any format."""
     return excess(exif.removeprefix(b"Exif\0\0"))
@@ -84,9 +97,12 @@ def _jpeg(data: bytes) -> str | None:
 
 
 def _scans(data: bytes) -> str | None:
-    """Counted to the file's end: in coded pixels no such bytes can stand."""
-    found = sum(1 for _ in islice(_SCAN.finditer(data), MAX_SCANS + 1))
-    return f"more than {MAX_SCANS} scans" if found > MAX_SCANS else None
+    return f"more than {MAX_SCANS} scans" if _counted_scans(data, MAX_SCANS) > MAX_SCANS else None
+
+
+def _counted_scans(data: bytes, limit: int) -> int:
+    """Up to one more than `limit`, to the file's end: in coded pixels no such bytes can stand."""
+    return sum(1 for _ in islice(_SCAN.finditer(data), limit + 1))
 
 
 def _png(data: bytes) -> str | None:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from models.backbones import ModelError
 from models.comparison import Options
 from models.pipeline import Pipeline
+from models.trial import Trial
 from service import answers, connections, doors, endpoints, loading, logs, metrics, page
 from service.database import Database
 from service.drift import Windows
@@ -142,6 +143,7 @@ class Figureground:
         self.limits = Limits(self.settings.max_bytes, self.settings.max_batch)
         served = loading.load(self.settings)
         self.pipeline = Pipeline(served)
+        self.trial = Trial(self.settings.max_pixels, self.settings.decode_seconds)
         self.journal = _journal(self.settings)
         pages.state.served, pages.state.journal = served, self.journal
         pages.state.models = orjson.dumps(answers.describe_served(served))
@@ -172,6 +174,7 @@ class Figureground:
     async def stop(self) -> None:
         self.watching.cancel()
         await asyncio.to_thread(self.scheduler.close)
+        self.trial.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
 
@@ -231,7 +234,7 @@ class Figureground:
         def work(waited: float) -> bytes:
             if photo is None:
                 raise too_many_bytes(self.limits.photo_bytes)
-            outcome = outcome_of(photo, options, self.pipeline, self.settings.max_pixels, waited)
+            outcome = outcome_of(photo, options, self.pipeline, self.settings.max_pixels, waited, self.trial)
             metrics.observe(outcome)
             if self.journal is not None:
                 self.journal.record(outcome, self.pipeline.served, request_id, photo)

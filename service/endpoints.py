@@ -19,7 +19,7 @@ from service.feedback import FindSpace, Learnt, Said, learn
 from service.journal import Journal
 from service.problems import MEDIA_TYPE, Problem, as_problem, refused
 from service.recent import Wanted, recent
-from service.requests import json_object, one_of_each
+from service.requests import json_object, one_of_each, read_body
 from service.series import series
 from service.settings import settings
 
@@ -130,12 +130,7 @@ async def _body(request: Request, media_type: bytes, limit: int) -> bytes:
     given, _ = parse_options_header(request.headers.get("content-type"))
     if given != media_type:
         raise Problem(415, f"Send {media_type.decode()}.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise Problem(413, f"The body has more than {limit} bytes.", {"Connection": "close"})
-    return bytes(body)
+    return await read_body(request, limit)
 
 
 def _json(document: Any) -> Response:

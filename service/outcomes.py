@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from models.comparison import Comparison, Options
 from models.photo import Photo, read_photo
 from models.pipeline import Pipeline
+from models.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,21 @@ class Outcome:
     seconds: Mapping[str, float]
 
 
-def outcome_of(data: bytes, options: Options, pipeline: Pipeline, max_pixels: int, waited: float = 0.0) -> Outcome:
-    """From a file's bytes; `waited` are the seconds they have spent in a queue.
+def outcome_of(
+    data: bytes,
+    options: Options,
+    pipeline: Pipeline,
+    max_pixels: int,
+    waited: float = 0.0,
+    trial: Trial | None = None,
+) -> Outcome:
+    """From a file's bytes; `waited` are the seconds they have spent in a queue, `trial` is for those of strangers.
 
     Raises `models.photo.PhotoError`, `models.served.UnservedChoice` and `models.pipeline.BoxOutsidePhoto`.
     """
     start = time.perf_counter()
+    if trial is not None:
+        trial.check(data)
     photo = read_photo(data, max_pixels)
     decoded = time.perf_counter()
     comparison = pipeline.compare(photo, options)

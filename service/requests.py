@@ -80,9 +80,9 @@ async def read_photo_request(request: Request, limits: Limits) -> Upload:
         form = await _read_form(request, parameters, "image", Limits(limits.photo_bytes, 1))
         photos, texts = form.photos, form.texts
     elif content_type == b"application/json":
-        photos, texts = _parse_json(await _read_body(request, limits.photo_bytes * 4 // 3 + _ALLOWANCE))
+        photos, texts = _parse_json(await read_body(request, limits.photo_bytes * 4 // 3 + _ALLOWANCE))
     elif content_type.startswith(b"image/") or content_type == b"application/octet-stream":
-        photos, texts = [await _read_body(request, limits.photo_bytes)], []
+        photos, texts = [await read_body(request, limits.photo_bytes)], []
     else:
         raise Problem(415, "Send multipart/form-data, an image/* type, application/octet-stream or JSON.")
     if not photos:
@@ -177,7 +177,8 @@ def _cut_off(limit: int) -> Problem:
     return Problem(413, f"The body has more than {limit} bytes.", {"Connection": "close"})
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
+    """All of it. Raises `Problem`: 413 above `limit` bytes, 415 where it is compressed; and `ClientDisconnect`."""
     return b"".join([chunk async for chunk in _chunks(request, limit)])
 
 

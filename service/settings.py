@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(
         30, gt=0, description="Seconds from a request's first byte until it is answered with 504."
     )
+    decode_seconds: int = Field(
+        10,
+        ge=1,
+        description="Seconds of processor time that decoding a TIFF, an AVIF or a JPEG of many scans may take.",
+    )
     drain_seconds: float = Field(
         1, ge=0, description="Seconds that /readyz says 503 before a stopping worker closes its socket."
     )

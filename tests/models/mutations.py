@@ -1,5 +1,6 @@
 """Photo files as nobody should send them: real files of every served format, broken in every way we know of."""
 
+import base64
 import functools
 import io
 import struct
@@ -11,6 +12,18 @@ import numpy as np
 from PIL import Image
 
 from models.photo import SERVED_FORMATS
+
+# An AVIF of 12,000 x 12,000 black pixels whose header says 16 x 16: libavif believes the pixels, and scales them.
+LYING_AVIF = zlib.decompress(
+    base64.b85decode(
+        "c-muNU{FXasVqn=%S>Yc0uY^>nP!-qnV9D5Xy^zOdYzkElE?r7iWw<6MNl?FL1uCZ0~+8f$SlbPvlxL`E;A=T8N_h`@fjhajKT~I"
+        "Y_dSMMrLMS8eFXukdw*;<t3IG7&_<Y<b&<X$}A`<0Mg!>1<Cn9S|qc$AQft#01OvoR%C(%m^nB&fD}(+nW1x|Jy?x!a(+%xUUE(a"
+        "&}3c)wg#Y(cxFK^%uhgvu`n_<vjAPCnwyeXBE-POZT~&*{_ff(EGAM8M%_FD{GXCq-v9sqG5rApL)`gOn#ZTu++P2^J1>3NKNGF{"
+        "Yu+w;DVWP=z1DPTsscZ&)Mph#)1s$m8#*Vg<`wqsoYelOZ2sQ(?1KJAgT<XU)Ms6&Ws3_cwY#u&M%CNc2eyYY&m7ykVk<B6)*H+2"
+        "X?cts^SfiVP8W9#Sv5~b{`bQD_WMfu%4dr<8~1PtY&>(iLc&(RO(JE}zRdKAAKdTipOj3n*rvgs?=Twvqv1aq{xoy{fuU|bO@qG-"
+        "0BDOfHU"
+    )
+)
 
 Random: TypeAlias = np.random.Generator
 Mutation: TypeAlias = Callable[[bytes, Random], bytes]
