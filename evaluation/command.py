@@ -13,10 +13,9 @@ import typer
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
 
 if TYPE_CHECKING:
-    from evaluation.data import DataSet
     from evaluation.order import Order, Prepared
     from evaluation.run import Plan, Workers
-    from evaluation.stress import Stress
+    from evaluation.stress import Stage, Stress
     from models.served import Served
     from service.settings import Settings
 
@@ -130,7 +129,7 @@ def evaluate(
         plan = _plan(prepared, settings)
         described = _run(plan, out, overwrite, _workers(engine, ray_address, order, settings))
     _tell(described, out)
-    _report(plan.data, out)
+    _report(plan.stage, out)
 
 
 def _check_installed() -> None:
@@ -239,12 +238,12 @@ def _tell(described: dict[str, Any], out: Path) -> None:
     typer.echo(f"{out}: {counts['photos']} photos, {counts['broken']} broken, {counts['rows']} rows{speed}")
 
 
-def _report(data: "DataSet", out: Path) -> None:
+def _report(stage: "Stage", out: Path) -> None:
     from evaluation import report, summary
 
     with _bar("writing the report", None):
         summary.write(out)
-        report.write(out, data.read_path)
+        report.write(out, stage.photo)
 
 
 def _compare(first: Path, second: Path, out: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from evaluation import plots, summary
 from evaluation.anchors import SOURCES, anchors
 from evaluation.contrasts import CONTROLS
-from evaluation.gallery import Gallery, Names, Read, galleries, reader
+from evaluation.gallery import SHOWN, Gallery, Names, Show, galleries, reader
 from evaluation.results import AS_IT_IS, RESULTS, Run, read_runs
 from evaluation.verdict import points
 
@@ -21,28 +22,34 @@ _CALIBRATED = ("plain", "cropped", "combined")
 _CLASSES_SHOWN = 12
 _DASH = "\N{EN DASH}"
 _STRESS_SHOWN = 12
+# Photos under a stress are shown at the scale next to this, and fewer of them.
+_STRESS_SCALE, _STRESSED_PHOTOS = 0.5, 8
 
 Figures: TypeAlias = dict[str, Any]
 
 
-def write(folder: Path, read: Read | None = None) -> Path:
+def write(folder: Path, show: Show | None = None) -> Path:
     """Writes `report.html` beside the `results.parquet` in `folder`, and `summary.json` where that is not up to date.
 
-    `read` is from a photo's path to its bytes, for the galleries; without it they come from `thumbnails.parquet`, or
-    from the data set that run.json names, where it is still there.
+    `show` makes the photos of the galleries once more; without it those as they are come from the data set that
+    run.json names, where it is still there.
     """
     figures, details = _summary(folder), summary.read_details(folder)
-    run = _leading_run(folder, figures)
+    runs = read_runs(folder)
+    run = _leading_run(runs, figures)
     source = str((details.get("data") or {}).get("source") or "")
-    read = read or (reader(source) if source else None)
-    shown = None if run is None else galleries(folder, run, read, figures["method"]["seed"])
+    show = show or (reader(source) if source else None)
+    shown = None if run is None or show is None else _galleries(runs, run, show, figures["method"]["seed"])
     path = folder / REPORT
     path.write_text(render(figures, details, shown, None if run is None else Names.of(run)), "utf-8")
     return path
 
 
 def render(
-    figures: Figures, details: Mapping[str, Any], shown: Sequence[Gallery] | None = None, names: Names | None = None
+    figures: Figures,
+    details: Mapping[str, Any],
+    shown: Sequence[Sequence[Gallery]] | None = None,
+    names: Names | None = None,
 ) -> str:
     """The page. `figures` are a `summary.json`'s, `details` a `run.json`'s, `shown` None without pictures."""
     environment = Environment(
@@ -110,13 +117,25 @@ def _summary(folder: Path) -> Figures:
     return summary.write(folder)
 
 
-def _leading_run(folder: Path, figures: Figures) -> Run | None:
-    """The run that the galleries and the classes are of."""
+def _leading_run(runs: Sequence[Run], figures: Figures) -> Run | None:
+    """The run that the classes are of."""
     leading = next((run for run in figures["runs"] if run["headline"]), None)
     if leading is None:
         return None
     key = {name: leading[name] for name in ("condition", "backbone", "detector", "label_space")}
-    return next(run for run in read_runs(folder) if vars(run.key) == key)
+    return next(run for run in runs if vars(run.key) == key)
+
+
+def _galleries(runs: Sequence[Run], leading: Run, show: Show, seed: int) -> list[list[Gallery]]:
+    """Of the leading run, and of one condition of each kind that the same models met."""
+    found = [galleries(leading, show, seed, SHOWN)]
+    same = [run for run in runs if replace(run.key, condition=leading.key.condition) == leading.key]
+    others = [run for run in same if run is not leading]
+    for background in dict.fromkeys(run.background for run in others):
+        kind = [run for run in others if run.background == background]
+        nearest = min(kind, key=lambda run: (abs(run.scale - _STRESS_SCALE), run.edge != "hard"))
+        found.append(galleries(nearest, show, seed, _STRESSED_PHOTOS))
+    return found
 
 
 def _command(details: Mapping[str, Any]) -> str:

@@ -73,8 +73,19 @@ class Stage:
         if any(condition.swap for condition in shown) and len(self._boxed) < 2:
             raise DataError(f"{data.source}: swapping backgrounds needs hand-drawn boxes on photos of two classes")
 
-    def show(self, index: int, data: bytes) -> list[Shown]:
-        """One photo, from its bytes, under every condition.
+    def photo(self, path: str, condition: str) -> Photo:
+        """The photo of a path, as it is shown under the condition of that name.
+
+        Raises `OSError` and `PhotoError` as `show` does, and where it is not shown so.
+        """
+        index = self.data.position(path)
+        chosen = [one for one in self.conditions if one.name == condition]
+        for shown in self.show(index, self.data.read(index), chosen):
+            return shown.photo
+        raise FileNotFoundError(f"{path} is not shown as {condition!r}")
+
+    def show(self, index: int, data: bytes, chosen: Sequence[Condition] | None = None) -> list[Shown]:
+        """One photo, from its bytes, under every condition, or those that are chosen.
 
         Those that swap the background are left out where it has no hand-drawn box, or its class no other.
 
@@ -86,7 +97,7 @@ class Stage:
         as_it_is = Shown(entry.path, self.wnids[index], photo, Condition(), None, _in_pixels(index, self.data, photo))
         others: dict[bool, Image.Image] = {}
         found = []
-        for condition in self.conditions:
+        for condition in self.conditions if chosen is None else chosen:
             if condition.scale < 1:
                 if False not in others:
                     others[False] = self._other_photo(index)

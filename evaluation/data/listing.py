@@ -58,9 +58,13 @@ class DataSet:
 
     def read_path(self, path: str) -> bytes:
         """Raises `OSError`, also for a path that is not listed."""
+        return self.reader(self.position(path))
+
+    def position(self, path: str) -> int:
+        """Of the photo with this path. Raises `FileNotFoundError`."""
         if path not in self._places:
             raise FileNotFoundError(f"{self.source} lists no {path!r}")
-        return self.reader(self._places[path])
+        return self._places[path]
 
     @property
     def has_boxes(self) -> bool:

@@ -93,17 +93,6 @@ def write(folder: Path, table: Sequence[Mapping[str, Any]], **details: Any) -> P
     return folder
 
 
-def write_thumbnails(folder: Path, paths: Sequence[str], condition: str = "as it is") -> None:
-    columns = {
-        "path": pa.array(paths, pa.string()),
-        "condition": pa.array([condition] * len(paths), pa.string()),
-        "thumbnail": pa.array([jpeg()] * len(paths), pa.binary()),
-        "width": pa.array([100] * len(paths), pa.int32()),
-        "height": pa.array([80] * len(paths), pa.int32()),
-    }
-    pq.write_table(pa.table(columns), folder / "thumbnails.parquet")
-
-
 @cache
 def jpeg() -> bytes:
     """Grey noise of 100 x 80 pixels."""

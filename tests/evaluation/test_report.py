@@ -14,6 +14,7 @@ from evaluation.gallery import galleries, reader
 from evaluation.plots import accuracy_over_scale
 from evaluation.results import read_runs
 from models.label_spaces import imagenet_1k
+from models.photo import Photo, read_photo
 from tests.evaluation import tables
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
@@ -53,7 +54,7 @@ class Page(HTMLParser):
 
 
 def evaluated(folder: Path, photos: int = 60, **fixed: Any) -> Path:
-    """As they are and in clutter, by two backbones, with thumbnails."""
+    """As they are and in clutter, by two backbones."""
     names = imagenet_1k().wnids
     wnids = [names[10 * (photo % 12)] for photo in range(photos)]
     rows: list[dict[str, Any]] = []
@@ -69,13 +70,16 @@ def evaluated(folder: Path, photos: int = 60, **fixed: Any) -> Path:
         if row["path"].endswith("7.jpg"):
             row |= {"has_crop": False, "no_crop_reason": "no_detection", "score": None, "area_fraction": None}
             row |= dict.fromkeys(("x1", "y1", "x2", "y2"))
-    tables.write_thumbnails(folder, sorted({row["path"] for row in rows}))
     return tables.write(folder, rows)
+
+
+def show(path: str, condition: str) -> Photo:  # noqa: ARG001 every photo is the same one
+    return read_photo(tables.jpeg())
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.write(evaluated(tmp_path_factory.mktemp("whole")))
+    return report.write(evaluated(tmp_path_factory.mktemp("whole")), show)
 
 
 def test_a_whole_report(whole: Path) -> None:
@@ -84,7 +88,8 @@ def test_a_whole_report(whole: Path) -> None:
     page = Page(text)
     assert page.open == []
     assert page.tags.count("svg") == 1 + 2 + 2 + 2 + 1  # arms, stress, area and score, reliability, classes
-    assert "Rescued: plain wrong, cropped right" in text
+    assert "Rescued: plain wrong, cropped right</h3>" in text
+    assert "Rescued: plain wrong, cropped right <small>tiles 0.5 hard</small>" in text
     assert summary.write(whole.parent)["verdict"] in text
     assert "53.95" in text
     assert "tench" in text
@@ -117,8 +122,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     )
     rows += [row | {"condition": HOSTILE, "scale": 0.5, "background": HOSTILE, "edge": "$\\frac{"} for row in rows]
     tables.write(tmp_path, rows, broken=[{"path": HOSTILE, "error": HOSTILE}], command=["figureground", HOSTILE])
-    tables.write_thumbnails(tmp_path, [HOSTILE, "b.jpg"])
-    text = report.write(tmp_path).read_text("utf-8")
+    text = report.write(tmp_path, show).read_text("utf-8")
     page = Page(text)
     assert "script" not in page.tags
     assert page.handlers == []
@@ -126,7 +130,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in text
 
 
-def test_without_thumbnails_the_report_says_so(tmp_path: Path) -> None:
+def test_without_its_photos_the_report_says_so(tmp_path: Path) -> None:
     tables.write(tmp_path, tables.rows({"plain": [True, False], "cropped": [False, True]}))
     text = report.write(tmp_path).read_text("utf-8")
     assert "there are no galleries here" in text
@@ -135,14 +139,14 @@ def test_without_thumbnails_the_report_says_so(tmp_path: Path) -> None:
 
 def test_photos_of_a_folder_are_read_again(tmp_path: Path) -> None:
     folder = evaluated(tmp_path)
-    tables.write_thumbnails(folder, [])
     thumbnail = tables.jpeg()
     run = read_runs(folder)[0]
     for path in run.paths:
         (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / path).write_bytes(thumbnail)
-    found = galleries(folder, run, reader(str(tmp_path / "photos")), shown=3)
-    assert found is not None
+    show = reader(str(tmp_path / "photos"))
+    assert show is not None
+    found = galleries(run, show, shown=3)
     rescued, broken, missed = found
     assert [len(gallery.pictures) for gallery in found] == [3, min(3, broken.total), 3]
     assert rescued.pictures[0].source.startswith("data:image/jpeg;base64,")
@@ -157,15 +161,17 @@ def test_no_file_outside_the_data_is_read(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(tables.jpeg())
     (tmp_path / "photos" / "n01440764").mkdir(parents=True)
     (tmp_path / "photos" / "n01440764" / "1.jpg").write_bytes(tables.jpeg())
-    read = reader(str(tmp_path / "photos"))
-    assert read is not None
-    with pytest.raises(OSError, match="is not in"):
-        read("../secret.jpg")
+    show = reader(str(tmp_path / "photos"))
+    assert show is not None
+    with pytest.raises(OSError, match="lists no"):
+        show("../secret.jpg", "as it is")
+    with pytest.raises(OSError, match="not at hand as tiles"):
+        show("n01440764/1.jpg", "tiles 0.5 hard")
     assert reader(str(tmp_path / "nowhere")) is None
 
 
 def test_a_thousand_photos_stay_under_three_megabytes(tmp_path: Path) -> None:
-    assert report.write(evaluated(tmp_path, 1000)).stat().st_size < 3_000_000
+    assert report.write(evaluated(tmp_path, 1000), show).stat().st_size < 3_000_000
 
 
 @pytest.mark.parametrize("photos", [0, 1])

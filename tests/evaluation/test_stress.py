@@ -44,6 +44,17 @@ def boxed(tmp_path: Path) -> DataSet:
     return open_data(str(tmp_path), str(tmp_path / "LOC_val_solution.csv"))
 
 
+def test_a_photo_is_shown_once_more_as_it_was(data: DataSet) -> None:
+    shown = stage(data, *conditions(("zoom-out",)))
+    for one in show(shown, 1)[::6]:
+        again = shown.photo(one.path, one.condition.name)
+        assert np.array_equal(np.asarray(again.image), np.asarray(one.photo.image))
+    with pytest.raises(OSError, match="lists no"):
+        shown.photo("nowhere.jpg", "as it is")
+    with pytest.raises(OSError, match="is not shown as 'paired'"):
+        shown.photo(data.entries[1].path, "paired")
+
+
 def test_conditions() -> None:
     assert [condition.name for condition in conditions(())] == ["as it is"]
     zoomed = conditions(("zoom-out",))
