@@ -13,6 +13,8 @@ import typer
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from evaluation.order import Order, Prepared
     from evaluation.run import Plan, Workers
     from evaluation.stress import Stage, Stress
@@ -23,66 +25,83 @@ _SECONDS_BETWEEN_LINES = 15
 _EXTRA = ("fsspec", "jinja2", "matplotlib", "pyarrow", "scipy", "statsmodels")
 
 
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA | compare A B",
+        help="A folder of <wnid>/<photo>, or with a labels.csv; Tiny ImageNet; a CSV or Parquet of paths or photos, "
+        "and labels; WebDataset tars; ImageNet's LOC_val_solution.csv. A path, an fsspec URL, or a pattern of files. "
+        "Or: compare, and the folders of two runs.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the report and the results, or of compare.json: a path, or an fsspec URL such as "
+        "s3://bucket/run.",
+        show_default=False,
+    ),
+]
+Backbones = Annotated[list[str], typer.Option(help="A classifier; may be repeated.")]
+Detectors = Annotated[list[str], typer.Option(help="A detector; may be repeated.")]
+Stresses = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="zoom-out: also every photo pasted small into others; background: also the objects on other photos' "
+        "backgrounds, by their hand-drawn boxes. May be repeated."
+    ),
+]
+Arms = Annotated[
+    str | None, typer.Option(help="Comma list of arms; default: all but oracle_zoom, which takes 30 forwards.")
+]
+Space = Annotated[
+    str | None,
+    typer.Option(
+        help="Whose classes the labels are: imagenet-1k, imagenet-a, tiny-imagenet. Default: the backbone's own."
+    ),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option(
+        help="Also let the answers choose among these classes alone: a label space, or none. Default: the "
+        "--label-space, else the classes that the data set has."
+    ),
+]
+Boxes = Annotated[str | None, typer.Option(help="Hand-drawn boxes: a LOC_*_solution.csv, or a folder of VOC XML.")]
+Paired = Annotated[
+    str | None,
+    typer.Option(help="Also the photos of the same paths in another data set, as ImageNet-A-Plus beside ImageNet-A."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate a sample of so many photos.")]
+Seed = Annotated[int, typer.Option(min=0, help="Canvases, random boxes and the sample follow from it.")]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="Photos a forward; default: 1 on a CPU, 32 on a GPU.", show_default=False)
+]
+Where = Annotated[
+    Literal["local", "ray"], typer.Option(help="ray: on Ray Data, with one actor a core or GPU of the cluster.")
+]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster; default: one that is started on this machine.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away what OUT holds, and start anew.")]
+
+
 def evaluate(
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATA | compare A B",
-            help="A folder of <wnid>/<photo>, or with a labels.csv; Tiny ImageNet; a CSV or Parquet of paths or "
-            "photos, and labels; WebDataset tars; ImageNet's LOC_val_solution.csv. A path, an fsspec URL, or a "
-            "pattern of files. Or: compare, and the folders of two runs.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the report and the results, or of compare.json.", show_default=False)
-    ] = None,
-    backbone: Annotated[list[str], typer.Option(help="A classifier; may be repeated.")] = list(DEFAULT_BACKBONES[:1]),  # noqa: B006
-    detector: Annotated[list[str], typer.Option(help="A detector; may be repeated.")] = list(DEFAULT_DETECTORS[:1]),  # noqa: B006
-    stress: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="zoom-out: also every photo pasted small into others; background: also the objects on other "
-            "photos' backgrounds, by their hand-drawn boxes. May be repeated."
-        ),
-    ] = None,
-    arms: Annotated[
-        str | None, typer.Option(help="Comma list of arms; default: all but oracle_zoom, which takes 30 forwards.")
-    ] = None,
-    label_space: Annotated[
-        str | None,
-        typer.Option(
-            help="Whose classes the labels are: imagenet-1k, imagenet-a, tiny-imagenet. Default: the backbone's own."
-        ),
-    ] = None,
-    mask: Annotated[
-        str | None,
-        typer.Option(
-            help="Also let the answers choose among these classes alone: a label space, or none. Default: the "
-            "--label-space, else the classes that the data set has."
-        ),
-    ] = None,
-    boxes: Annotated[
-        str | None, typer.Option(help="Hand-drawn boxes: a LOC_*_solution.csv, or a folder of VOC XML.")
-    ] = None,
-    paired: Annotated[
-        str | None,
-        typer.Option(
-            help="Also the photos of the same paths in another data set, as ImageNet-A-Plus beside ImageNet-A."
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate a sample of so many photos.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Canvases, random boxes and the sample follow from it.")] = 0,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Photos a forward; default: 1 on a CPU, 32 on a GPU.", show_default=False)
-    ] = None,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="ray: on Ray Data, with one actor a core or GPU of the cluster.")
-    ] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; default: one that is started on this machine.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away what OUT holds, and start anew.")] = False,
+    data: Data,
+    out: Out = None,
+    backbone: Backbones = list(DEFAULT_BACKBONES[:1]),  # noqa: B006
+    detector: Detectors = list(DEFAULT_DETECTORS[:1]),  # noqa: B006
+    stress: Stresses = None,
+    arms: Arms = None,
+    label_space: Space = None,
+    mask: Mask = None,
+    boxes: Boxes = None,
+    paired: Paired = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    batch: Batch = None,
+    engine: Where = "local",
+    ray_address: Address = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure every arm on labelled photos: does the crop help, and is it the detector's doing?
 
@@ -99,37 +118,26 @@ def evaluate(
 
       figureground evaluate imagenet/LOC_val_solution.csv --limit 5000 --out runs/imagenet
 
-      figureground evaluate "shards/val-{000..015}.tar" --label-space imagenet-1k --out runs/shards
+      figureground evaluate "s3://bucket/val-{000..015}.tar" --label-space imagenet-1k --out s3://bucket/runs/val
 
       figureground evaluate compare runs/imagenet-a runs/stress
     """
     _check_installed()
     if data[0] == "compare" and len(data) == 3:
-        _compare(Path(data[1]), Path(data[2]), out)
+        _compare(data[1], data[2], out)
         return
     if len(data) > 1 or out is None:
         raise typer.BadParameter("one DATA and an --out are needed, or: compare A B")
     from evaluation.order import Order
 
     order = Order(
-        data=data[0],
-        arms=_chosen_arms(arms),
-        stresses=_stresses(stress or []),
-        boxes=boxes,
-        paired=paired,
-        label_space=label_space,
-        mask=mask,
-        limit=limit,
-        seed=seed,
-        batch=batch,
+        data[0], _chosen_arms(arms), _stresses(stress or []), boxes, paired, label_space, mask, limit, seed, batch
     )
     settings = _settings(backbone, detector)
+    workers = _workers(engine, ray_address, order, settings)
     with _one_line_errors():
-        prepared = _prepared(order, settings)
-        plan = _plan(prepared, settings)
-        described = _run(plan, out, overwrite, _workers(engine, ray_address, order, settings))
-    _tell(described, out)
-    _report(plan.stage, out)
+        plan = _plan(_prepared(order, settings), settings)
+        _run(plan, out, overwrite, workers)
 
 
 def _check_installed() -> None:
@@ -220,16 +228,25 @@ def _workers(engine: str, address: str | None, order: "Order", settings: "Settin
     return RayWorkers(order, settings, address)
 
 
-def _run(plan: "Plan", out: Path, overwrite: bool, workers: "Workers") -> dict[str, Any]:
+def _run(plan: "Plan", out: str, overwrite: bool, workers: "Workers") -> None:
+    from evaluation.outputs import Output
     from evaluation.run import clear, run
 
-    if overwrite:
-        clear(out)
-    with _bar("evaluating", len(plan.chosen)) as advance:
-        return run(plan, out, advance, workers)
+    with Output.at(out) as output:
+        if overwrite:
+            clear(output.folder)
+        with _bar("evaluating", len(plan.chosen)) as advance:
+
+            def told(done: int, everything: int) -> None:
+                output.keep()
+                advance(done, everything)
+
+            described = run(plan, output.folder, told, workers)
+        _tell(described, out)
+        _report(plan.stage, output.folder)
 
 
-def _tell(described: dict[str, Any], out: Path) -> None:
+def _tell(described: dict[str, Any], out: str) -> None:
     counts, broken = described["counts"], described["broken"]
     for photo in broken:
         print(f"figureground: broken: {photo['path']}: {photo['error']}", file=sys.stderr)
@@ -238,30 +255,39 @@ def _tell(described: dict[str, Any], out: Path) -> None:
     typer.echo(f"{out}: {counts['photos']} photos, {counts['broken']} broken, {counts['rows']} rows{speed}")
 
 
-def _report(stage: "Stage", out: Path) -> None:
-    from evaluation import report, summary
+def _report(stage: "Stage", folder: Path) -> None:
+    from evaluation import report, summary, table
 
     with _bar("writing the report", None):
-        summary.write(out)
-        report.write(out, stage.photo)
+        figures = summary.write(folder)
+        report.write(folder, stage.photo)
+    _print(table.table(figures["runs"]))
+    typer.echo(figures["verdict"])
 
 
-def _compare(first: Path, second: Path, out: Path | None) -> None:
-    from rich.console import Console
-
+def _compare(first: str, second: str, out: str | None) -> None:
     from evaluation import compare
+    from evaluation.outputs import Output
     from evaluation.results import UnreadableResults
 
     try:
-        rows = compare.compare(first, second)
+        with Output.at(first) as one, Output.at(second) as other:
+            rows = compare.compare(one.folder, other.folder)
     except (compare.NothingToCompare, UnreadableResults, OSError) as error:
         typer.echo(f"figureground: {str(error).splitlines()[0]}", err=True)
         raise typer.Exit(1) from error
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        compare.write(rows, out / "compare.json")
-    # Into a pipe or a file goes one line a row, however long it is.
-    Console(width=None if sys.stdout.isatty() else 240).print(compare.table(rows))
+        with Output.at(out) as output:
+            output.folder.mkdir(parents=True, exist_ok=True)
+            compare.write(rows, output.folder / "compare.json")
+    _print(compare.table(rows))
+
+
+def _print(table: "Table") -> None:
+    """Into a pipe or a file goes one line a row, however long it is."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
 
 
 @contextmanager

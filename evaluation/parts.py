@@ -1,6 +1,7 @@
 """A run's results on disk: part after part while it works, so that a kill costs one part; one file in the end."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ SCHEMA = pa.schema(
 
 _KEY = b"figureground"
 _PARTS_A_GROUP = 200
+_PART = re.compile(r"parts/\d{6,}\.parquet")
 
 
 @dataclass
@@ -103,6 +105,11 @@ class Parts:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.parquet"
+
+
+def is_part(name: str) -> bool:
+    """Whether a path inside a run's folder is that of a part."""
+    return _PART.fullmatch(name) is not None
 
 
 def _batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:

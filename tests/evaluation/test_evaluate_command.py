@@ -41,10 +41,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(evaluate: Evaluate, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By its URL, as one of an object store would be."""
     out = tmp_path_factory.mktemp("runs") / "out"
-    done = evaluate(photos, "--out", out, "--detector", "fcos_random", "--arms", "combined,center")
+    done = evaluate(photos, "--out", f"file://{out}", "--detector", "fcos_random", "--arms", "combined,center")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{out}: {len(WNIDS)} photos, 1 broken, ")
+    told = done.stdout.splitlines()
+    assert told[0].startswith(f"file://{out}: {len(WNIDS)} photos, 1 broken, ")
+    assert any("as it is" in line and LITE0 in line and "data set" in line for line in told)
+    assert told[-1].startswith(f"On {len(WNIDS)} photos as they are, ")
     assert f"figureground: broken: {WNIDS['china']}/junk.jpg: UnreadablePhoto" in done.stderr
     return out
 
@@ -74,7 +78,7 @@ def test_predictions_are_the_services(out: Path, photos: Path, served: Served) -
 
 
 def test_two_runs_side_by_side(evaluate: Evaluate, out: Path, tmp_path: Path) -> None:
-    done = evaluate("compare", out, out, "--out", tmp_path)
+    done = evaluate("compare", out, f"file://{out}", "--out", f"file://{tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "cropped" in done.stdout
     assert json.loads((tmp_path / "compare.json").read_text())
