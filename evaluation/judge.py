@@ -62,7 +62,7 @@ class Judge:
 
     def rows(self, batch: Sequence[Shown]) -> list[Row]:
         """A row a photo, detector, backbone, label space and arm. Every view is made and classified once."""
-        served = self._served
+        served = self.masked
         asked = [
             _Asked(shown, detector, classifier, space)
             for detector in served.detectors.values()
@@ -86,7 +86,8 @@ class Judge:
         return [own] if mask is None or mask == own else [own, mask]
 
     @cached_property
-    def _served(self) -> Served:
+    def masked(self) -> Served:
+        """The same models, which can answer over the data set's classes too."""
         masked = {
             name: _Masked(one.model, one.engine, self.classes.mask) for name, one in self.served.backbones.items()
         }
