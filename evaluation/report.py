@@ -20,6 +20,8 @@ REPORT = "report.html"
 _CURVES = ("plain", "cropped", "combined", "center", "oracle_box")
 _CALIBRATED = ("plain", "cropped", "combined")
 _CLASSES_SHOWN = 12
+# Groups of fewer photos are in the tables, and not drawn: a dot at 0 or 100 % would say more than they do.
+_FEWEST = 5
 _DASH = "\N{EN DASH}"
 _STRESS_SHOWN = 12
 # Photos under a stress are shown at the scale next to this, and fewer of them.
@@ -78,6 +80,7 @@ def render(
         named=lambda run: model_name(run, runs),
         plots=_plots(leading, natural, runs, names) if leading else {},
         changed=_changed_classes(leading[0], names) if leading else [],
+        fewest=_FEWEST,
         galleries=shown,
         anchors=anchors(),
         sources=SOURCES.values(),
@@ -232,7 +235,7 @@ def _stratum_dots(kind: str, strata: Sequence[Figures]) -> list[plots.Dot]:
             *((100 * bound for bound in one["interval"]) if one["interval"] else (None, None)),
         )
         for one in strata
-        if one["low"] is not None
+        if one["low"] is not None and one["photos"] >= _FEWEST
     ]
 
 
@@ -240,7 +243,11 @@ def _reliability_plots(leading: Sequence[Figures]) -> list[tuple[str, str]]:
     found = []
     for run in leading:
         caption = f"Reliability: {model_name(run, leading)}"
-        bins = {arm: run["calibration"][arm]["reliability"] for arm in _CALIBRATED if arm in run["calibration"]}
+        bins = {
+            arm: [one for one in run["calibration"][arm]["reliability"] if one["photos"] >= _FEWEST]
+            for arm in _CALIBRATED
+            if arm in run["calibration"]
+        }
         found.append((caption, plots.reliability_svg(bins, caption)))
     return found
 
@@ -258,7 +265,7 @@ def _class_plots(run: Figures, names: Names | None) -> list[tuple[str, str]]:
 
 def _changed_classes(run: Figures, names: Names | None) -> list[Figures]:
     """Those that gain most by photos, then those that lose most, the worst last."""
-    classes: list[Figures] = run["strata"].get("class", [])
+    classes: list[Figures] = [one for one in run["strata"].get("class", []) if one["photos"] >= _FEWEST]
     ordered = sorted(classes, key=lambda one: (one["plain"] - one["cropped"], one["wnid"]))
     gaining = [one for one in ordered if one["cropped"] > one["plain"]][:_CLASSES_SHOWN]
     losing = [one for one in ordered if one["cropped"] < one["plain"]][-_CLASSES_SHOWN:]
