@@ -123,7 +123,7 @@ class Judge:
 
     def _windows(self, asked: _Asked, comparison: Comparison) -> dict[str, list[Floats]]:
         """Where the controls look, those that look anywhere."""
-        tuning = asked.detector.model.file.tuning
+        tuning = asked.detector.model.tuning
         wanted = {
             control: controls.windows(control, asked.shown, comparison, tuning, self.seed)
             for control in controls.CONTROLS
@@ -154,8 +154,9 @@ def _key(asked: _Asked, window: Floats) -> tuple[int, int, bytes]:
 
 
 def _answers(arm: str, detector: LoadedDetector, space: LabelSpace) -> bool:
-    """A detector on another label space has no answer of its own in this one."""
-    return arm != "detector" or space.is_subset_of(detector.model.backbone.label_space)
+    """A detector on another label space, or without one, has no answer of its own in this one."""
+    own = detector.model.label_space
+    return arm != "detector" or (own is not None and space.is_subset_of(own))
 
 
 def _pipeline_arms(comparison: Comparison, arms: Sequence[str]) -> dict[str, Floats]:

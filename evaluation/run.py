@@ -291,7 +291,7 @@ def _described(plan: Plan) -> dict[str, Any]:
                 for name, one in models.backbones.items()
             ],
             "detectors": [
-                {"name": name, "sha256": one.model.sha256, "tuning": asdict(one.model.file.tuning)}
+                {"name": name, "sha256": one.model.sha256, "tuning": asdict(one.model.tuning)}
                 for name, one in models.detectors.items()
             ],
         },

@@ -79,7 +79,7 @@ class Naive:
         self.classifier = chosen.module
         self.detector = found.graph().build()
         self.view_size = found.input_size
-        self.tuning = found.file.tuning
+        self.tuning = found.tuning
         self.transform = create_transform(**resolve_model_data_config(self.classifier), is_training=False)
         self.rule = FusionRule(self.tuning.area_weight, self.tuning.score_weight)
 

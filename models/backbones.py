@@ -116,14 +116,13 @@ class Backbone:
         if self.facts is not None:
             return self.facts.sha256
         if self.checkpoint is None:
-            return _tensors_sha256(self.module)
-        return self._checked_sha256(self.checkpoint)
+            return tensors_sha256(self.module)
+        return file_sha256(self.checkpoint, self.name, self.expected_sha256)
 
-    def _checked_sha256(self, checkpoint: Path) -> str:
-        found = file_sha256(checkpoint, self.name)
-        if self.expected_sha256 not in (None, found):
-            raise ModelError(f"{self.name!r}: {checkpoint.name} has sha256 {found}, expected {self.expected_sha256}")
-        return found
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing needs to be fetched."""
+        return self.checkpoint is not None or self.facts is not None
 
     @cached_property
     def module(self) -> Any:
@@ -134,11 +133,13 @@ class Backbone:
             try:
                 return timm.create_model(self.name, pretrained=True, **self.model_args).eval()
             except Exception as error:
-                raise ModelError(f"backbone {self.name!r} cannot be fetched: {_first_line(error)}") from error
+                raise ModelError(f"backbone {self.name!r} cannot be fetched: {first_line(error)}") from error
         if self.checkpoint is None:
             raise ModelError(f"{self.name!r}: its exported graph is here, its weights are not")
         module = self._untrained()
-        self._checked_sha256(self.checkpoint)  # a wrong hash is found before the file is read as a checkpoint
+        file_sha256(
+            self.checkpoint, self.name, self.expected_sha256
+        )  # a wrong hash is found before the file is read as a checkpoint
         state = read_checkpoint(self.checkpoint, self.name)
         if self.source == "bundled":
             state = _renamed_by_order(state, module.state_dict(), self.name)
@@ -163,7 +164,7 @@ class Backbone:
         try:
             return timm.create_model(self.architecture, pretrained=False, **arguments).eval()
         except Exception as error:
-            raise ModelError(f"{self.name!r}: timm cannot build it: {_first_line(error)}") from error
+            raise ModelError(f"{self.name!r}: timm cannot build it: {first_line(error)}") from error
 
     @cached_property
     def parameters(self) -> int:
@@ -270,18 +271,24 @@ def read_checkpoint(path: Path, name: str) -> dict[str, Any]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(f"{name!r}: {path.name} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{name!r}: {path.name} cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict):
         raise ModelError(f"{name!r}: {path.name} holds no state dict")
-    return dict(state.get("state_dict", state))
+    for key in ("state_dict", "model"):
+        state = state.get(key, state)
+    return dict(state)
 
 
-def file_sha256(path: Path, name: str) -> str:
+def file_sha256(path: Path, name: str, expected: str | None = None) -> str:
+    """Raises `ModelError` where there is no file, or its hash is another one than `expected`."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         raise ModelError(f"{name!r}: no file {str(path)!r}") from None
+    if expected is not None and expected.lower() != found:
+        raise ModelError(f"{name!r}: {path.name} has sha256 {found}, expected {expected}")
+    return found
 
 
 def _renamed_by_order(state: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -296,7 +303,7 @@ def _renamed_by_order(state: Mapping[str, Any], wanted: Mapping[str, Any], name:
     return renamed
 
 
-def _tensors_sha256(module: Any) -> str:
+def tensors_sha256(module: Any) -> str:
     digest = hashlib.sha256()
     for key, tensor in sorted(module.state_dict().items()):
         digest.update(key.encode())
@@ -304,6 +311,6 @@ def _tensors_sha256(module: Any) -> str:
     return digest.hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -2,17 +2,20 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.backbones import BUNDLED, Backbone, ModelError, bundled_backbone, hub_backbone, import_timm
-from models.detectors import PREFIX, FcosDetector
+from models.detectors import PREFIX, Detector, FcosDetector
 from models.exports import Exports
 from models.heads import BUNDLED as BUNDLED_HEADS
+from models.heads import Tuning
 from models.label_spaces import LABEL_SPACES, LabelSpace, label_space, read_label_space
+from models.torchvision_detectors import NAMES as TORCHVISION_NAMES
+from models.torchvision_detectors import TUNING, TorchvisionDetector
 
 DEFAULT_BACKBONES = tuple(BUNDLED)
 DEFAULT_DETECTORS = ("fcos_tf_efficientnet_lite0.figureground",)
@@ -40,9 +43,15 @@ class _BackboneTable(_Table):
 
 
 class _DetectorTable(_Table):
+    """Of a head only the first four: the rest stands in its file, and in its backbone's table."""
+
     architecture: str
     checkpoint: str
+    label_space: str | None = None
     sha256: str | None = None
+    model_args: dict[str, Any] = {}
+    preprocessing: _Preprocessing = _Preprocessing()
+    tuning: dict[str, float] = {}
 
 
 class _Manifest(_Table):
@@ -55,7 +64,7 @@ class Catalog:
     """All models that an operator can choose from, by name; `exports` are those of earlier starts, or of an image."""
 
     backbones: Mapping[str, Backbone] = field(default_factory=dict)
-    detectors: Mapping[str, FcosDetector] = field(default_factory=dict)
+    detectors: Mapping[str, Detector] = field(default_factory=dict)
     exports: Exports | None = None
 
     def backbone(self, name: str) -> Backbone:
@@ -65,14 +74,18 @@ class Catalog:
             return found
         return bundled_backbone(name) if name in BUNDLED else hub_backbone(name)
 
-    def detector(self, name: str) -> FcosDetector:
-        """From the manifest, else exported, else bundled. Raises `ModelError`."""
+    def detector(self, name: str) -> Detector:
+        """From the manifest, else exported, else bundled, else from torchvision's hub. Raises `ModelError`."""
         found = self.detectors.get(name) or (self.exports and self.exports.detector(name))
         if found:
             return found
         heads = _bundled_heads()
+        if name in TORCHVISION_NAMES:
+            return TorchvisionDetector(name, name, "hub")
         if name not in heads:
-            raise ModelError(f"unknown detector {name!r}; known are {', '.join(sorted(self.names('detectors')))}")
+            known = ", ".join([*sorted(self.names("detectors")), *TORCHVISION_NAMES])
+            advice = "; a head of your own (figureground train) is served by a manifest" * name.startswith(PREFIX)
+            raise ModelError(f"unknown detector {name!r}; known are {known}{advice}")
         return FcosDetector(name, self.backbone(heads[name]), BUNDLED_HEADS / f"{name}.safetensors", "bundled")
 
     def names(self, kind: Literal["backbones", "detectors"]) -> list[str]:
@@ -126,16 +139,41 @@ def _backbone(name: str, table: _BackboneTable, folder: Path) -> Backbone:
     )
 
 
-def _detector(name: str, table: _DetectorTable, folder: Path, catalog: Catalog) -> FcosDetector:
+def _detector(name: str, table: _DetectorTable, folder: Path, catalog: Catalog) -> Detector:
+    # One of torchvision's begins with our prefix too.
+    if table.architecture in TORCHVISION_NAMES:
+        return TorchvisionDetector(
+            name=name,
+            architecture=table.architecture,
+            source="manifest",
+            checkpoint=_file(name, table.checkpoint, folder),
+            expected_sha256=table.sha256,
+            model_args=table.model_args,
+            preprocessing_overrides=table.preprocessing.model_dump(exclude_none=True),
+            tuning=_tuning(name, table.tuning),
+        )
     if not table.architecture.startswith(PREFIX):
-        raise ModelError(f"detector {name!r}: architecture must be {PREFIX}BACKBONE, a backbone's name")
-    return FcosDetector(
-        name=name,
-        backbone=catalog.backbone(table.architecture.removeprefix(PREFIX)),
-        head=_file(name, table.checkpoint, folder),
-        source="manifest",
-        expected_sha256=table.sha256,
-    )
+        raise ModelError(
+            f"detector {name!r}: architecture must be {PREFIX}BACKBONE, a backbone's name, or one of torchvision's: "
+            f"{', '.join(TORCHVISION_NAMES)}"
+        )
+    backbone = catalog.backbone(table.architecture.removeprefix(PREFIX))
+    for key in ("model_args", "preprocessing", "tuning"):
+        if key in table.model_fields_set:
+            place = "in its file" if key == "tuning" else "in its backbone's table"
+            raise ModelError(f"detector {name!r}: {key} of a head stands {place}")
+    if table.label_space not in (None, backbone.label_space.name):
+        raise ModelError(f"detector {name!r}: its label_space is its backbone's, {backbone.label_space.name}")
+    head = _file(name, table.checkpoint, folder)
+    return FcosDetector(name, backbone, head, "manifest", table.sha256)
+
+
+def _tuning(name: str, numbers: Mapping[str, float]) -> Tuning:
+    known = [one.name for one in fields(Tuning)]
+    for key in numbers:
+        if key not in known:
+            raise ModelError(f"detector {name!r}: tuning has no {key}; it has {', '.join(known)}")
+    return replace(TUNING, **numbers)
 
 
 def _file(name: str, path: str, folder: Path) -> Path:

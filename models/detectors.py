@@ -1,10 +1,10 @@
 """Detectors: photos in, boxes with scores out, and on request their own class for a box."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from models import views
 from models.backbones import Backbone, ModelError, Source, example_pixels, file_sha256
 from models.boxes import add_margin, clip, merge_overlapping
 from models.engines import Engine, Graph
-from models.heads import HeadError, HeadFile, describe_head, head_parameters, load_head
+from models.heads import HeadError, HeadFile, Tuning, describe_head, head_parameters, load_head, with_tuned_stages
+from models.label_spaces import LabelSpace
 from models.photo import Photo
 
 PREFIX = "fcos_"
@@ -42,6 +43,70 @@ class Detection:
         return Detection(self.boxes[passed], self.scores[passed])
 
 
+class Detector(Protocol):
+    """What the catalog knows of a detector. Its properties and methods raise `ModelError` where its files are wrong.
+
+    `input_size` is the side in pixels of the square that it sees. `label_space` is that of its own class of a box;
+    None where it has none that could be compared with a classifier's.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def architecture(self) -> str: ...
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def input_size(self) -> int: ...
+
+    @property
+    def parameters(self) -> int: ...
+
+    @property
+    def tuning(self) -> Tuning: ...
+
+    @property
+    def label_space(self) -> LabelSpace | None: ...
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing needs to be fetched."""
+
+    def check(self) -> None:
+        """What can be told without loading it."""
+
+    def graph(self) -> Graph:
+        """What finds the boxes."""
+
+    def graphs(self) -> list[Graph]:
+        """All that are loaded."""
+
+    def load(self, engine_for: Callable[[Graph], Engine]) -> "LoadedDetector":
+        """Raises `models.engines.EngineError` too."""
+
+
+class LoadedDetector(Protocol):
+    """A detector with its engines; safe from several threads."""
+
+    @property
+    def model(self) -> Detector: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    def detect(self, photos: Sequence[Photo]) -> list[Detection]:
+        """All boxes worth telling apart, at most `MAX_BOXES` a photo, with calibrated scores."""
+
+    def region_logits(self, photos: Sequence[Photo], boxes: Sequence[Floats]) -> Floats:
+        """The detector's own class of one box a photo: (N, classes) logits in its label space, where it has one."""
+
+
 @dataclass(frozen=True)
 class FcosDetector:
     """A head of ours on a backbone; what `figureground train` makes."""
@@ -68,10 +133,7 @@ class FcosDetector:
     @cached_property
     def sha256(self) -> str:
         """Of the head's file; the backbone has a hash of its own."""
-        found = file_sha256(self.head, self.name)
-        if self.expected_sha256 not in (None, found):
-            raise ModelError(f"{self.name!r}: {self.head.name} has sha256 {found}, not {self.expected_sha256}")
-        return found
+        return file_sha256(self.head, self.name, self.expected_sha256)
 
     @property
     def architecture(self) -> str:
@@ -83,7 +145,31 @@ class FcosDetector:
 
     @cached_property
     def parameters(self) -> int:
-        return self.backbone.parameters + head_parameters(self.head)
+        try:
+            return self.backbone.parameters + head_parameters(self.head)
+        except HeadError as error:
+            raise ModelError(f"detector {self.name!r}: {error}") from error
+
+    @property
+    def tuning(self) -> Tuning:
+        return self.file.tuning
+
+    @property
+    def label_space(self) -> LabelSpace:
+        return self.backbone.label_space
+
+    @property
+    def is_local(self) -> bool:
+        return self.backbone.is_local
+
+    def check(self) -> None:
+        _ = self.file, self.sha256
+
+    def load(self, engine_for: Callable[[Graph], Engine]) -> "LoadedFcos":
+        return LoadedFcos(self, *map(engine_for, self.graphs()))
+
+    def graphs(self) -> list[Graph]:
+        return [self.graph(), self.region_graph()]
 
     @property
     def region_size(self) -> int:
@@ -115,17 +201,15 @@ class FcosDetector:
         )
 
     def _module(self) -> Any:
-        from models.fcos import Body, Fcos
+        from models.fcos import Body, Fcos, UnfitBackbone
         from models.normalise import Normalise
 
         normalise = Normalise(self.backbone.preprocessing)
-        body = Body(self.backbone.module, normalise, self.file.config.canvas_size)
-        return Fcos(body, self._loaded_head()).eval()
-
-    def _loaded_head(self) -> Any:
         try:
-            return load_head(self.head)
-        except HeadError as error:
+            classifier = with_tuned_stages(self.backbone.module, self.head)
+            body = Body(classifier, normalise, self.file.config.canvas_size)
+            return Fcos(body, load_head(self.head)).eval()
+        except (HeadError, UnfitBackbone) as error:
             raise ModelError(f"detector {self.name!r}: {error}") from error
 
     def _region_module(self) -> Any:
@@ -137,16 +221,15 @@ class FcosDetector:
 
 
 @dataclass(frozen=True)
-class LoadedDetector:
-    """A detector with its engines; safe from several threads."""
+class LoadedFcos:
+    """As `LoadedDetector`."""
 
     model: FcosDetector
     engine: Engine
     region_engine: Engine
 
     def detect(self, photos: Sequence[Photo]) -> list[Detection]:
-        """All boxes worth telling apart, at most `MAX_BOXES` a photo, with calibrated scores."""
-        size, tuning = self.model.input_size, self.model.file.tuning
+        size, tuning = self.model.input_size, self.model.tuning
         pixels = np.stack([views.squashed_to(photo, size) for photo in photos])
         scores, boxes = self.engine.run(pixels)
         return [
@@ -156,7 +239,6 @@ class LoadedDetector:
         ]
 
     def region_logits(self, photos: Sequence[Photo], boxes: Sequence[Floats]) -> Floats:
-        """The detector's own class of one box a photo: (N, classes) logits in its backbone's label space."""
         size = self.model.region_size
         pixels = np.stack([views.squashed_to(photo, size) for photo in photos])
         unit = [

@@ -62,6 +62,8 @@ class Graph:
     examples: Callable[[], tuple[Array, ...]]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    # Where false, torch computes it on a CPU too.
+    exportable: bool = True
 
     @property
     def file_name(self) -> str:
@@ -134,12 +136,16 @@ def make_engine(graph: Graph, engine: EngineChoice, device: str, cache: Path, th
     Raises `EngineError` where the export fails or does not answer as torch does.
     """
     if engine == "auto":
-        engine = "onnxruntime" if device == "cpu" else "torch"
+        engine = "onnxruntime" if device == "cpu" and graph.exportable else "torch"
     if engine == "torch":
         _need_torch("the engine torch was asked for")
         return TorchEngine(graph.build(), device)
     if device != "cpu":
         raise EngineError(f"the engine onnxruntime runs on the CPU; device {device!r} needs the engine torch")
+    if not graph.exportable:
+        raise EngineError(
+            f"{graph.kind.split('|')[1]} cannot be exported for onnxruntime; use the engine auto or torch"
+        )
     return OnnxEngine(exported(graph, cache), threads)
 
 

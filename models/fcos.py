@@ -106,17 +106,26 @@ class FcosHead(nn.Module):
         self.canvas_size = config.canvas_size
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Three (N, C, H, W) maps -> score logits (N, P) and boxes (N, P, 4), unit xyxy, not clipped."""
+        """Three (N, C, H, W) maps -> score logits (N, P) and boxes (N, P, 4), unit xyxy, not clipped.
+
+        Of a canvas of any side; training may show several.
+        """
+        canvas_size = levels[0].shape[-1] * STRIDES[0]
         pyramid = self._pyramid(levels)
         scores, sides = [], []
         for level, features in enumerate(pyramid):
             scores.append(self.score(self.score_tower(features, level)).flatten(1))
             raw = self.sides(self.box_tower(features, level)).flatten(2).transpose(1, 2)
             distances = torch.exp((self.side_scales[level] * raw + self.side_biases[level]).clamp(-6, 6))
-            sides.append(distances * (STRIDES[level] / self.canvas_size))
+            sides.append(distances * (STRIDES[level] / canvas_size))
         distances = torch.cat(sides, 1)
-        points = self.get_buffer("points")
+        points = self.points_at(canvas_size)
         return torch.cat(scores, 1), torch.cat((points - distances[..., :2], points + distances[..., 2:]), 2)
+
+    def points_at(self, canvas_size: int) -> Tensor:
+        """(P, 2) unit coordinates of what is answered for a canvas of this side, in the order of the answer."""
+        points = self.get_buffer("points")
+        return points if canvas_size == self.canvas_size else _points(canvas_size).to(points.device)
 
     def _pyramid(self, levels: Sequence[Tensor]) -> list[Tensor]:
         pyramid = [lateral(norm(level)) for norm, lateral, level in zip(self.norms, self.laterals, levels, strict=True)]

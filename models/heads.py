@@ -1,5 +1,6 @@
 """A trained head on disk: one safetensors file, fp16, with everything it needs to be used in its metadata."""
 
+import copy
 import json
 import math
 from collections.abc import Mapping
@@ -11,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.fcos import FcosHead
 
 BUNDLED = Path(__file__).parent / "heads"
+# Tensors of the backbone, by its own names, that were trained together with the head.
+_TUNED = "backbone."
 
 
 class HeadError(ValueError):
@@ -86,18 +91,22 @@ class HeadFile:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_head(path: Path, head: "FcosHead", description: HeadFile) -> None:
-    import torch
-
-    tensors = {}
-    for key, tensor in head.state_dict().items():
-        if tensor.is_floating_point():
-            half = tensor.detach().cpu().to(torch.float16)
-            # The variance of large activations may be beyond half precision.
-            kept = half if half.isfinite().all() else tensor.detach().cpu()
-            tensors[key] = kept.contiguous().numpy()
+def save_head(path: Path, head: "FcosHead", description: HeadFile, tuned: Mapping[str, "Tensor"] | None = None) -> None:
+    """`tuned` are those of the backbone's tensors that were trained together with the head."""
+    state = head.state_dict() | {_TUNED + key: tensor for key, tensor in (tuned or {}).items()}
+    tensors = {key: _halved(tensor) for key, tensor in state.items() if tensor.is_floating_point()}
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, tensors, description)
+
+
+def _halved(tensor: "Tensor") -> NDArray[Any]:
+    import torch
+
+    whole = tensor.detach().cpu()
+    half = whole.to(torch.float16)
+    # The variance of large activations may be beyond half precision.
+    kept: NDArray[Any] = (half if half.isfinite().all() else whole).contiguous().numpy()
+    return kept
 
 
 def _write(path: Path, tensors: dict[str, NDArray[Any]], description: HeadFile) -> None:
@@ -112,11 +121,10 @@ def _write(path: Path, tensors: dict[str, NDArray[Any]], description: HeadFile) 
 
 def describe_head(path: Path) -> HeadFile:
     """The metadata alone, without torch. Raises `HeadError`."""
-    from safetensors import safe_open
-
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
     try:
-        with safe_open(path, framework="numpy") as file:
-            raw = json.loads((file.metadata() or {})["figureground"])
+        raw = json.loads(metadata["figureground"])
         config = dict(raw["config"])
         config["channels"] = tuple(config["channels"])
         return HeadFile(
@@ -126,10 +134,23 @@ def describe_head(path: Path) -> HeadFile:
             tuning=Tuning(**raw["tuning"]),
             training=raw["training"],
         )
+    except (KeyError, TypeError, ValueError) as error:
+        raise HeadError(f"{path.name} is no head that `figureground train` wrote: {_reason(error)}") from error
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="numpy")
     except FileNotFoundError:
         raise HeadError(f"no head file {str(path)!r}") from None
-    except Exception as error:
-        raise HeadError(f"{path.name} is no head that `figureground train` wrote: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise HeadError(f"{path.name} is no head that `figureground train` wrote: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error.args[0]!r} in its metadata" if isinstance(error, KeyError) else str(error).splitlines()[0]
 
 
 def retune(path: Path, tuning: Tuning) -> None:
@@ -141,11 +162,10 @@ def retune(path: Path, tuning: Tuning) -> None:
 
 
 def head_parameters(path: Path) -> int:
-    """How many numbers were learned, without torch."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        learned = [key for key in file.keys() if not key.endswith(("running_mean", "running_var"))]  # noqa: SIM118
+    """How many numbers the head adds to its backbone's, without torch. Raises `HeadError`."""
+    with _opened(path) as file:
+        keys = [key for key in file.keys() if not key.startswith(_TUNED)]  # noqa: SIM118
+        learned = [key for key in keys if not key.endswith(("running_mean", "running_var"))]
         return sum(math.prod(file.get_slice(key).get_shape()) for key in learned)
 
 
@@ -156,7 +176,7 @@ def load_head(path: Path) -> "FcosHead":
     from models.fcos import FcosHead
 
     head = FcosHead(describe_head(path).config)
-    state = {key: tensor.float() for key, tensor in load_file(path).items()}
+    state = {key: tensor.float() for key, tensor in load_file(path).items() if not key.startswith(_TUNED)}
     try:
         missing, unexpected = head.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -166,3 +186,21 @@ def load_head(path: Path) -> "FcosHead":
     if wrong:
         raise HeadError(f"{path.name} does not fit its own description: {wrong[0]}")
     return head.eval()
+
+
+def with_tuned_stages(classifier: Any, path: Path) -> Any:
+    """The classifier; a copy of it with the head's own last stages where they were trained too. Raises `HeadError`."""
+    from safetensors.torch import load_file
+
+    describe_head(path)
+    state = {key.removeprefix(_TUNED): tensor for key, tensor in load_file(path).items() if key.startswith(_TUNED)}
+    if not state:
+        return classifier
+    copied = copy.deepcopy(classifier)
+    try:
+        unexpected = list(copied.load_state_dict(state, strict=False).unexpected_keys)
+    except RuntimeError as error:
+        unexpected = [str(error).strip().splitlines()[-1].strip()]
+    if unexpected:
+        raise HeadError(f"{path.name} does not fit its backbone: {unexpected[0]}")
+    return copied

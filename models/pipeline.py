@@ -66,7 +66,7 @@ class _Work:
 
     @property
     def tuning(self) -> Tuning:
-        return self.detector.model.file.tuning
+        return self.detector.model.tuning
 
 
 class Stopwatch:
@@ -246,8 +246,8 @@ def _pixels(work: _Work, view: View) -> views.Pixels:
 
 
 def _ask_detector(work: _Work, question: _Question, logits: _Answers) -> None:
-    own = work.detector.model.backbone.label_space
-    if not work.space.is_subset_of(own):
+    own = work.detector.model.label_space
+    if own is None or not work.space.is_subset_of(own):
         return
     if question not in logits:
         logits[question] = work.detector.region_logits([work.photo], [work.main_box])[0]

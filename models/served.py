@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.backbones import Backbone
 from models.catalog import Catalog
-from models.detectors import FcosDetector, LoadedDetector
+from models.detectors import Detector, FcosDetector, LoadedDetector
 from models.engines import Engine, EngineChoice, Graph, make_engine, resolve_device
 from models.exports import Exports
 from models.label_spaces import LABEL_SPACES, LabelSpace, label_space
@@ -109,18 +109,20 @@ def load(
         engine.run(*graph.examples())
         return engine
 
-    def remember(model: Backbone | FcosDetector, engine: Engine) -> None:
-        # The operator's own models are looked up in the manifest at every start.
-        if engine.name == "onnxruntime" and model.source != "manifest":
+    def remember(model: Backbone | Detector, engine: Engine) -> None:
+        # The operator's own models are looked up in the manifest at every start; torchvision's need torch there.
+        if engine.name != "onnxruntime" or model.source == "manifest":
+            return
+        if isinstance(model, Backbone | FcosDetector):
             _remember(model, Exports(loading.cache))
 
-    classifiers, finders = {}, {}
+    classifiers: dict[str, Classifier] = {}
+    finders: dict[str, LoadedDetector] = {}
     for name in dict.fromkeys(detectors):
         with timed(name):
             detector = catalog.detector(name)
-            engines = engine_for(detector.graph()), engine_for(detector.region_graph())
-            finders[name] = LoadedDetector(detector, *engines)
-            remember(detector, engines[0])
+            finders[name] = detector.load(engine_for)
+            remember(detector, finders[name].engine)
     for name in dict.fromkeys(backbones):
         with timed(name):
             backbone = catalog.backbone(name)

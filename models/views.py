@@ -58,6 +58,21 @@ def squashed_to(photo: Photo, size: int, interpolation: str = "bicubic") -> Pixe
     return np.asarray(photo.image.resize((size, size), _RESAMPLING[interpolation]))
 
 
+def fitted_into(
+    photo: Photo, size: int, mean: tuple[float, float, float], interpolation: str = "bilinear"
+) -> tuple[Pixels, Floats]:
+    """The whole photo, its aspect ratio kept, in the upper left of a square; the rest has the colour `mean`, in 0..1.
+
+    Also the width and height in the photo's pixels, (2,) float32, that the square's sides stand for.
+    """
+    scale = size / max(photo.size)
+    width, height = (max(1, round(side * scale)) for side in photo.size)
+    square = Image.new("RGB", (size, size), tuple(round(255 * value) for value in mean))
+    square.paste(photo.image.resize((width, height), _RESAMPLING[interpolation]))
+    extent = np.array([photo.width * size / width, photo.height * size / height], np.float32)
+    return np.asarray(square), extent
+
+
 def background(photo: Photo, box: Floats, preprocessing: Preprocessing) -> Pixels:
     """The plain view of the photo with its box (4,), xyxy pixels, filled with the photo's mean colour.
 

@@ -8,7 +8,7 @@ import orjson
 
 from models.backbones import Backbone
 from models.comparison import Box, Comparison, Prediction
-from models.detectors import FcosDetector
+from models.detectors import Detector
 from models.engines import Engine
 from models.label_spaces import LABEL_SPACES, LabelSpace, label_space
 from models.served import Served
@@ -52,7 +52,7 @@ def as_png(outcome: Outcome) -> bytes:
 
 
 def describe(
-    backbones: Iterable[tuple[Backbone, Engine | None]], detectors: Iterable[tuple[FcosDetector, Engine | None]]
+    backbones: Iterable[tuple[Backbone, Engine | None]], detectors: Iterable[tuple[Detector, Engine | None]]
 ) -> Described:
     """What GET /models answers: what can be chosen, the defaults first; a model without engine is not loaded.
 
@@ -74,9 +74,9 @@ def describe_served(served: Served) -> Described:
     )
 
 
-def _describe(model: Backbone | FcosDetector, engine: Engine | None, default: bool) -> dict[str, Any]:
-    """A detector's label space is that of its own class of a box."""
-    classifier = model if isinstance(model, Backbone) else model.backbone
+def _describe(model: Backbone | Detector, engine: Engine | None, default: bool) -> dict[str, Any]:
+    """A detector's label space is that of its own class of a box, where it has one."""
+    space = model.label_space
     size = model.preprocessing.input_size if isinstance(model, Backbone) else model.input_size
     return {
         "name": model.name,
@@ -84,8 +84,8 @@ def _describe(model: Backbone | FcosDetector, engine: Engine | None, default: bo
         "loaded": engine is not None,
         "architecture": model.architecture,
         "input_size": size,
-        "label_space": classifier.label_space.name,
-        "classes": len(classifier.label_space),
+        "label_space": None if space is None else space.name,
+        "classes": None if space is None else len(space),
         "parameters": model.parameters,
         "sha256": model.sha256,
         "source": model.source,

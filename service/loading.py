@@ -25,8 +25,7 @@ def check(settings: Settings) -> None:
         if backbone.checkpoint is not None:
             _ = backbone.sha256
     for name in settings.detectors:
-        detector = found.detector(name)
-        _ = detector.file, detector.sha256
+        found.detector(name).check()
 
 
 def is_exported(settings: Settings) -> bool:
@@ -34,11 +33,10 @@ def is_exported(settings: Settings) -> bool:
     found = catalog(settings)
     backbones = [found.backbone(name) for name in settings.backbones]
     detectors = [found.detector(name) for name in settings.detectors]
-    weights = [*backbones, *(detector.backbone for detector in detectors)]
-    if any(model.checkpoint is None and model.facts is None for model in weights):
+    if not all(one.is_local for one in backbones) or not all(one.is_local for one in detectors):
         return False
     graphs = [backbone.graph() for backbone in backbones]
-    graphs += [graph for detector in detectors for graph in (detector.graph(), detector.region_graph())]
+    graphs += [graph for detector in detectors for graph in detector.graphs()]
     return all(graph.path(settings.cache_dir).exists() for graph in graphs)
 
 
@@ -56,9 +54,12 @@ def export(settings: Settings, on_progress: Callable[[str], None] | None = None)
 
     Raises as `load` does, and OSError.
     """
+    for name in settings.detectors:
+        if not isinstance(catalog(settings).detector(name), FcosDetector):
+            raise ModelError(f"detector {name!r} needs torch where it is served; only heads of ours are exported")
     served = load(settings, on_progress)
-    models: list[Backbone | FcosDetector] = [loaded.model for loaded in served.backbones.values()]
-    models += [loaded.model for loaded in served.detectors.values()]
+    models: list[Backbone | FcosDetector] = [one.model for one in served.backbones.values()]
+    models += [one.model for one in served.detectors.values() if isinstance(one.model, FcosDetector)]
     for model in models:
         Exports(settings.cache_dir).remember(model)
     return [model.name for model in models]

@@ -12,7 +12,7 @@ from evaluation.stress import Shown, Stage, conditions
 from models import views
 from models.boxes import area, crop_box
 from models.comparison import Options
-from models.detectors import Detection, LoadedDetector
+from models.detectors import Detection, LoadedFcos
 from models.label_spaces import LabelSpace, imagenet_1k
 from models.photo import Photo
 from models.pipeline import Pipeline
@@ -85,7 +85,7 @@ def test_the_oracle_looks_at_the_hand_drawn_box(
 ) -> None:
     one, classifier = shown(samples, "coffee"), served.classifier(None)
     box = np.array(one.boxes[0])
-    margin = served.detector(None).model.file.tuning.margin(float(area(box)) / (one.photo.width * one.photo.height))
+    margin = served.detector(None).model.tuning.margin(float(area(box)) / (one.photo.width * one.photo.height))
     window = crop_box(box, margin, *one.photo.size)
     logits = classifier.logits(views.cropped(one.photo, window, classifier.model.preprocessing)[None])[0]
     assert by_arm(judged)["oracle_box"]["index"] == logits.argmax()
@@ -99,7 +99,7 @@ def test_without_a_detection_plain_counts_and_hand_drawn_boxes_stay(
     served: Served, samples: Mapping[str, Photo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Detection(np.empty((0, 4), np.float32), np.empty(0, np.float32))
-    monkeypatch.setattr(LoadedDetector, "detect", lambda _, photos: [nothing for _ in photos])
+    monkeypatch.setattr(LoadedFcos, "detect", lambda _, photos: [nothing for _ in photos])
     unboxed = Shown("china", WNIDS["china"], samples["china"], Condition())
     rows = Judge(served, CLASSES, DEFAULT_ARMS).rows([shown(samples, "coffee"), unboxed])
     for path, arms in (("coffee", {"oracle_box"}), ("china", set())):

@@ -12,8 +12,8 @@ from models.backbones import BUNDLED, ModelError, example_pixels
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS, Catalog, read_manifest
 from models.detectors import PREFIX, FcosDetector
 from models.engines import TorchEngine
+from tests.conftest import LITE0, fcos
 
-LITE0 = "tf_efficientnet_lite0.in1k"
 MEAN, STD = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
 GOOD = {
     "architecture": '"test_efficientnet.r160_in1k"',
@@ -77,7 +77,7 @@ def test_a_backbone_of_ones_own(folder: Path, with_hash: bool) -> None:
 
 def test_a_detector_of_ones_own(folder: Path) -> None:
     catalog = read_manifest(manifest(folder, DETECTOR))
-    detector = catalog.detector("finder")
+    detector = fcos(catalog.detector("finder"))
     assert (detector.name, detector.source, detector.input_size) == ("finder", "manifest", 64)
     assert (detector.backbone.name, detector.backbone.source) == (LITE0, "bundled")
     assert catalog.names("detectors")[-1] == "finder"
@@ -85,7 +85,7 @@ def test_a_detector_of_ones_own(folder: Path) -> None:
 
 def test_a_detector_on_a_backbone_of_ones_own(folder: Path) -> None:
     text = f"{BACKBONE}\n{DETECTOR.replace('tf_efficientnet_lite0.in1k', 'pets')}"
-    detector = read_manifest(manifest(folder, text)).detector("finder")
+    detector = fcos(read_manifest(manifest(folder, text)).detector("finder"))
     assert detector.backbone.name == "pets"
     with pytest.raises(ModelError, match="was trained on other weights"):
         _ = detector.file

@@ -12,31 +12,32 @@ from models import views
 from models.backbones import ModelError, bundled_backbone
 from models.boxes import iou, merge_overlapping
 from models.catalog import DEFAULT_DETECTORS, Catalog
-from models.detectors import MAX_BOXES, Detection, FcosDetector, LoadedDetector
+from models.detectors import MAX_BOXES, Detection, FcosDetector, LoadedFcos
 from models.engines import TorchEngine
 from models.heads import Tuning, describe_head
 from models.label_spaces import imagenet_1k
 from models.photo import Photo
 from models.served import Served
-
-LITE0 = "tf_efficientnet_lite0.in1k"
+from tests.conftest import fcos
 
 
 @pytest.fixture
-def random(served: Served) -> LoadedDetector:
-    return served.detector("fcos_random")
+def random(served: Served) -> LoadedFcos:
+    loaded = served.detector("fcos_random")
+    assert isinstance(loaded, LoadedFcos)
+    return loaded
 
 
 @pytest.fixture(scope="module")
-def trained() -> LoadedDetector:
+def trained() -> LoadedFcos:
     """The bundled detector, under torch."""
-    model = Catalog().detector(DEFAULT_DETECTORS[0])
+    model = fcos(Catalog().detector(DEFAULT_DETECTORS[0]))
     engines = (TorchEngine(graph.build(), "cpu") for graph in (model.graph(), model.region_graph()))
-    return LoadedDetector(model, *engines)
+    return LoadedFcos(model, *engines)
 
 
 @pytest.mark.parametrize("size", [(640, 427), (90, 800), (800, 90), (1, 1), (1, 700)])
-def test_boxes_lie_inside_the_photo_best_first(size: tuple[int, int], random: LoadedDetector) -> None:
+def test_boxes_lie_inside_the_photo_best_first(size: tuple[int, int], random: LoadedFcos) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     (found,) = random.detect([Photo(Image.fromarray(pixels), "PNG")])
     assert 3 <= len(found.scores) <= MAX_BOXES
@@ -49,7 +50,7 @@ def test_boxes_lie_inside_the_photo_best_first(size: tuple[int, int], random: Lo
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
 
 
-def test_a_batch_is_its_photos_one_by_one(random: LoadedDetector, samples: Mapping[str, Photo]) -> None:
+def test_a_batch_is_its_photos_one_by_one(random: LoadedFcos, samples: Mapping[str, Photo]) -> None:
     together = random.detect(list(samples.values()))
     for photo, found in zip(samples.values(), together, strict=True):
         (alone,) = random.detect([photo])
@@ -57,7 +58,7 @@ def test_a_batch_is_its_photos_one_by_one(random: LoadedDetector, samples: Mappi
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
 
 
-def test_boxes_are_those_of_the_whole_photo_squashed(random: LoadedDetector, samples: Mapping[str, Photo]) -> None:
+def test_boxes_are_those_of_the_whole_photo_squashed(random: LoadedFcos, samples: Mapping[str, Photo]) -> None:
     photo = samples["rocket"]
     assert photo.size == (640, 427)
     scores, boxes = random.engine.run(views.squashed_to(photo, 64)[None])
@@ -67,7 +68,7 @@ def test_boxes_are_those_of_the_whole_photo_squashed(random: LoadedDetector, sam
     np.testing.assert_allclose(found.scores, kept_scores, rtol=1e-5)
 
 
-def test_scores_are_calibrated(random: LoadedDetector, samples: Mapping[str, Photo]) -> None:
+def test_scores_are_calibrated(random: LoadedFcos, samples: Mapping[str, Photo]) -> None:
     tuning = Tuning(score_slope=2.0, score_offset=-1.0)
     model = replace(random.model)
     vars(model)["file"] = replace(random.model.file, tuning=tuning)
@@ -98,7 +99,7 @@ def test_above(scores: list[float], min_score: float, expected: list[float]) -> 
     [("coffee", (80, 20, 520, 395)), ("motorcycle_left", (20, 30, 725, 475)), ("chelsea", (5, 5, 440, 298))],
 )
 def test_the_bundled_detector_finds_the_object(
-    name: str, box: tuple[int, int, int, int], trained: LoadedDetector, samples: Mapping[str, Photo]
+    name: str, box: tuple[int, int, int, int], trained: LoadedFcos, samples: Mapping[str, Photo]
 ) -> None:
     (found,) = trained.detect([samples[name]])
     assert iou(found.boxes[:1], np.array([box]))[0, 0] > 0.6
@@ -110,7 +111,7 @@ def test_the_bundled_detector_finds_the_object(
     [("chelsea", ("tiger cat", "Egyptian cat")), ("coffee", ("espresso",)), ("motorcycle_left", ("moped",))],
 )
 def test_regions_over_the_whole_photo_know_it(
-    name: str, labels: tuple[str, ...], trained: LoadedDetector, samples: Mapping[str, Photo]
+    name: str, labels: tuple[str, ...], trained: LoadedFcos, samples: Mapping[str, Photo]
 ) -> None:
     photo = samples[name]
     (logits,) = trained.region_logits([photo], [np.array([0, 0, *photo.size], np.float32)])
@@ -127,7 +128,7 @@ def test_regions_over_the_whole_photo_know_it(
     ],
 )
 def test_a_region_is_classified_by_what_is_in_it(
-    left: str, right: str, expected: list[str], trained: LoadedDetector, samples: Mapping[str, Photo]
+    left: str, right: str, expected: list[str], trained: LoadedFcos, samples: Mapping[str, Photo]
 ) -> None:
     """Two photos side by side, and a box in each."""
     canvas = Image.new("RGB", (1000, 500))
@@ -146,7 +147,7 @@ def test_region_size(number: int, size: int, random_head: Path) -> None:
 
 
 def test_what_is_told_about_a_detector(catalog: Catalog) -> None:
-    detector = catalog.detector("fcos_random")
+    detector = fcos(catalog.detector("fcos_random"))
     assert detector.architecture == "fcos_tf_efficientnet_lite0"
     assert detector.input_size == 64
     state = load_file(detector.head)
@@ -158,7 +159,7 @@ def test_what_is_told_about_a_detector(catalog: Catalog) -> None:
 def test_graphs_of_other_heads_and_of_other_weights_are_told_apart(
     catalog: Catalog, random_head: Path, tmp_path: Path
 ) -> None:
-    one = catalog.detector("fcos_random")
+    one = fcos(catalog.detector("fcos_random"))
     other_head = tmp_path / "other.safetensors"
     save_file(
         {**load_file(random_head), "extra": load_file(random_head)["side_biases"]}, other_head, _metadata(random_head)
@@ -175,7 +176,7 @@ def test_graphs_of_other_heads_and_of_other_weights_are_told_apart(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("hash", r"random\.safetensors has sha256 [0-9a-f]{64}, not 0+$"),
+        ("hash", r"random\.safetensors has sha256 [0-9a-f]{64}, expected 0+$"),
         (
             "backbone",
             r"was trained on other weights of 'tf_efficientnet_lite0\.in1k' than those of 'tf_efficientnet_lite1",
@@ -189,7 +190,7 @@ def test_a_detector_that_cannot_be_loaded_is_one_line(
     wrong: str, message: str, catalog: Catalog, random_head: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / f"{wrong}.safetensors"
-    detector = catalog.detector("fcos_random")
+    detector = fcos(catalog.detector("fcos_random"))
     if wrong == "hash":
         detector = replace(detector, expected_sha256="0" * 64)
     elif wrong == "backbone":

@@ -25,8 +25,7 @@ from models.engines import (
 )
 from models.normalise import Normalise
 from models.preprocessing import Preprocessing
-
-LITE0 = "tf_efficientnet_lite0.in1k"
+from tests.conftest import LITE0, fcos
 
 
 class Sums(nn.Module):
@@ -98,7 +97,7 @@ def test_onnx_answers_as_torch_does(batch: int, cache_dir: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["detector", "regions"])
 def test_the_detector_under_onnx_answers_as_torch_does(kind: str, catalog: Catalog, cache_dir: Path) -> None:
-    detector = catalog.detector("fcos_random")
+    detector = fcos(catalog.detector("fcos_random"))
     graph = detector.graph() if kind == "detector" else detector.region_graph()
     examples = tuple(np.concatenate([array, array[:1]]) for array in graph.examples())
     found = make_engine(graph, "onnxruntime", "cpu", cache_dir).run(*examples)

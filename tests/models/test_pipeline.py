@@ -11,7 +11,7 @@ from models.backbones import bundled_backbone
 from models.boxes import POLICIES, BoxPolicy, Floats, area, crop_box, order_by_policy
 from models.catalog import Catalog
 from models.comparison import ARMS, Comparison, Options
-from models.detectors import LoadedDetector
+from models.detectors import LoadedFcos
 from models.engines import Array, Engine, TorchEngine
 from models.fusion import FusionRule, fuse
 from models.heads import Tuning
@@ -19,6 +19,7 @@ from models.label_spaces import LabelSpace, imagenet_1k, imagenet_a
 from models.photo import Photo
 from models.pipeline import BoxOutsidePhoto, Pipeline
 from models.served import Classifier, Served, UnservedChoice
+from tests.conftest import fcos
 
 LITE0, LITE1 = "tf_efficientnet_lite0.in1k", "tf_efficientnet_lite1.in1k"
 ENGINES = (("detectors", "fcos_random"), ("backbones", LITE0))
@@ -53,6 +54,7 @@ def two(served: Served) -> Pipeline:
 def tuned(served: Served, **tuning: float) -> Pipeline:
     """The same models, the detector's head tuned otherwise."""
     detector = served.detector("fcos_random")
+    assert isinstance(detector, LoadedFcos)
     model = replace(detector.model)
     vars(model)["file"] = replace(detector.model.file, tuning=Tuning(**tuning))
     return Pipeline(replace(served, detectors={"fcos_random": replace(detector, model=model)}))
@@ -160,7 +162,9 @@ def test_the_fused_answer_weighs_as_tuned(served: Served, samples: Mapping[str, 
 def test_a_photo_that_is_asked_about_twice_is_looked_at_once(served: Served, samples: Mapping[str, Photo]) -> None:
     """Over two label spaces: of what both ask nothing is computed twice, and each is answered as if it were alone."""
     counted = {name: Counting(getattr(served, kind)[name].engine) for kind, name in ENGINES}
-    detector = replace(served.detector(None), engine=counted["fcos_random"])
+    loaded = served.detector(None)
+    assert isinstance(loaded, LoadedFcos)
+    detector = replace(loaded, engine=counted["fcos_random"])
     classifier = replace(served.classifier(None), engine=counted[LITE0])
     pipeline = Pipeline(replace(served, backbones={LITE0: classifier}, detectors={"fcos_random": detector}))
     photo, options = samples["coffee"], Options(box_policy="score", min_score=0, arms=("center", "squashed"))
@@ -413,6 +417,6 @@ def test_the_default_models_on_the_samples(
 @pytest.fixture(scope="module")
 def bundled(served: Served) -> Pipeline:
     """The bundled detector, under torch."""
-    model = Catalog().detector("fcos_tf_efficientnet_lite0.figureground")
+    model = fcos(Catalog().detector("fcos_tf_efficientnet_lite0.figureground"))
     engines = (TorchEngine(graph.build(), "cpu") for graph in (model.graph(), model.region_graph()))
-    return Pipeline(replace(served, detectors={model.name: LoadedDetector(model, *engines)}))
+    return Pipeline(replace(served, detectors={model.name: LoadedFcos(model, *engines)}))

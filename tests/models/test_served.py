@@ -12,7 +12,7 @@ from models.catalog import DEFAULT_DETECTORS, Catalog
 from models.heads import load_head
 from models.preprocessing import Preprocessing
 from models.served import Loading, Served, UnservedChoice, load
-from tests.conftest import LITE0
+from tests.conftest import LITE0, fcos
 
 _LIGHT_START = """
 import sys
@@ -35,7 +35,7 @@ def test_what_is_written_down_of_a_bundled_backbone_is_what_timm_says(name: str)
 
 
 def test_the_head_s_parameters_are_counted_without_torch_as_with_it() -> None:
-    detector = Catalog().detector(DEFAULT_DETECTORS[0])
+    detector = fcos(Catalog().detector(DEFAULT_DETECTORS[0]))
     learned = sum(parameter.numel() for parameter in load_head(detector.head).parameters())
     assert detector.parameters == detector.backbone.parameters + learned
 

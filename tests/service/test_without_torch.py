@@ -110,6 +110,7 @@ def test_everything_else_is_there_as_well(client: httpx.Client) -> None:
         (("serve", "--backbone", "tf_efficientnet_lite2.in1k"), "nor an export of it (figureground export)"),
         (("serve", "--backbone", "resnet18.a1_in1k"), "timm is not installed"),
         (("serve", "--detector", "fcos_unheard_of"), "unknown detector"),
+        (("serve", "--detector", "ssdlite320_mobilenet_v3_large"), "needs torchvision, which is not installed"),
     ],
 )
 def test_what_was_not_exported_is_one_line(arguments: tuple[str, ...], told: str, bare: Mapping[str, str]) -> None:
