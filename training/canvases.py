@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from evaluation.clutter import feathered_edge, shuffled_tiles
+from models.boxes import area
 from training.photos import BoxedPhotos
 
-MAX_BOXES = 4
+# Of a photo with more objects the largest are kept.
+MAX_BOXES = 16
 _KINDS = ("whole", "zoom_out", "mosaic")
 _KIND_SHARES = (0.55, 0.3, 0.15)
 _SMALLEST_ZOOM = 0.22
@@ -43,20 +45,19 @@ class Canvases(Dataset[tuple[Tensor, Tensor]]):
         image, boxes = getattr(self, f"_{kind}")(random)
         image, boxes = _augmented(image, boxes, random)
         padded = np.zeros((MAX_BOXES, 4), np.float32)
-        padded[: len(boxes)] = boxes.clip(0, 1)
+        boxes = _largest(boxes.clip(0, 1))
+        padded[: len(boxes)] = boxes
         return torch.from_numpy(np.array(image)), torch.from_numpy(padded)
 
     def _photo(self, random: np.random.Generator) -> Canvas:
-        index = int(random.choice(self.usable))
-        image = self.photos.image(index)
-        return image, self.photos.boxes[index : index + 1] / _floats(*image.size, *image.size)
+        return self.photos.photo(int(random.choice(self.usable)), self.size)
 
     def _whole(self, random: np.random.Generator) -> Canvas:
         image, boxes = self._photo(random)
         left, top, right, bottom = 0.0, 0.0, 1.0, 1.0
         if random.random() < 0.35:
-            # A window that still holds the whole object.
-            x1, y1, x2, y2 = boxes[0]
+            # A window that still holds all objects.
+            (x1, y1), (x2, y2) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
             left, top = random.uniform(0, min(x1, 0.4) + 1e-6), random.uniform(0, min(y1, 0.4) + 1e-6)
             right, bottom = random.uniform(max(x2, 0.6) - 1e-6, 1), random.uniform(max(y2, 0.6) - 1e-6, 1)
         width, height = image.size
@@ -92,8 +93,8 @@ class Canvases(Dataset[tuple[Tensor, Tensor]]):
                 image, own = self._photo(random)
                 size = (right - left, bottom - top)
                 canvas.paste(image.resize(size, Image.Resampling.BICUBIC), (left, top))
-                boxes.append((own[0] * _floats(*size, *size) + _floats(left, top, left, top)) / self.size)
-        return canvas, np.stack(boxes).astype(np.float32)
+                boxes.append((own * _floats(*size, *size) + _floats(left, top, left, top)) / self.size)
+        return canvas, np.concatenate(boxes).astype(np.float32)
 
     def _background(self, random: np.random.Generator) -> Image.Image:
         if random.random() < 0.35:
@@ -112,6 +113,10 @@ def _edge(width: int, height: int, random: np.random.Generator) -> Image.Image |
 
 def _floats(*values: float) -> Boxes:
     return np.array(values, np.float32)
+
+
+def _largest(boxes: Boxes) -> Boxes:
+    return boxes[np.argsort(-area(boxes), kind="stable")[:MAX_BOXES]] if len(boxes) > MAX_BOXES else boxes
 
 
 def _with_mean_of(image: Image.Image, other: Image.Image) -> Image.Image:

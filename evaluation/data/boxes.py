@@ -27,15 +27,15 @@ def parse_loc(text: str) -> tuple[str, tuple[Corners, ...]]:
     return first, tuple(box for wnid, found in boxes for box in found if wnid == first)
 
 
-def parse_voc(xml: bytes, wnid: str | int) -> tuple[tuple[Corners, ...], tuple[int, int] | None]:
-    """The boxes of the objects named `wnid`, both ends inclusive in the file, and the (width, height) drawn on.
+def parse_voc(xml: bytes, wnid: str | int | None = None) -> tuple[tuple[Corners, ...], tuple[int, int] | None]:
+    """The boxes of the objects named `wnid`, or of all, and the (width, height) drawn on.
 
-    Raises `ElementTree.ParseError` and `ValueError`.
+    Both ends of a box are inclusive in the file. Raises `ElementTree.ParseError` and `ValueError`.
     """
     root = ElementTree.fromstring(xml)
     boxes: tuple[Corners, ...] = ()
     for item in root.iter("object"):
-        if item.findtext("name") == wnid:
+        if wnid is None or item.findtext("name") == wnid:
             corners = (float(item.findtext(f"bndbox/{name}") or "nan") for name in ("xmin", "ymin", "xmax", "ymax"))
             boxes += inclusive_box(*corners)
     width, height = (int(root.findtext(f"size/{name}") or 0) for name in ("width", "height"))

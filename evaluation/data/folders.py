@@ -1,13 +1,25 @@
 """Folders of photos: one folder a class, a labels.csv, or Tiny ImageNet as it is published."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from evaluation.data.files import Place
 from evaluation.data.listing import DataError, DataSet, Entry, inclusive_box, is_photo
 
 
+@dataclass(frozen=True)
+class _Files:
+    """No closure: it goes to other processes."""
+
+    place: Place
+    names: Sequence[str]
+
+    def __call__(self, index: int) -> bytes:
+        return self.place.read(self.names[index])
+
+
 def reader_of(place: Place, names: Sequence[str]) -> Callable[[int], bytes]:
-    return lambda index: place.read(names[index])
+    return _Files(place, names)
 
 
 def class_folders(place: Place) -> DataSet:

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 from torch.utils.data import DataLoader
 
-from tests.training.conftest import encoded, painted, write_split
+from tests.training.conftest import GROUND, OBJECT, encoded, painted, write_split
 from training.canvases import _KIND_SHARES, _KINDS, MAX_BOXES, Canvases
 from training.photos import BoxedPhotos, read_photos
 
@@ -55,6 +55,29 @@ def test_the_painted_object_is_where_the_box_says(wanted: str, canvases: Canvase
     assert seen > 20
 
 
+def test_all_of_several_objects_are_where_their_boxes_say() -> None:
+    image = Image.new("RGB", (64, 64), GROUND)
+    drawn = [(8, 8, 24, 24), (36, 10, 56, 28), (12, 40, 50, 56)]
+    for box in drawn:
+        image.paste(OBJECT, box)
+    canvases = Canvases(BoxedPhotos.of([encoded(image)].__getitem__, [drawn]), SIZE, seed=1, count=60)
+    for index in range(len(canvases)):
+        pixels, boxes = (tensor.numpy() for tensor in canvases[index])
+        used = boxes[boxes[:, 2] > 0]
+        assert len(used) == (12 if kind(canvases, index) == "mosaic" else 3)
+        for box in used:
+            assert np.abs(extent(pixels, box) - box).max() * SIZE <= 3, (index, box * SIZE)
+
+
+def test_of_too_many_objects_the_largest_stay() -> None:
+    boxes = [(0, 0, 10 + number, 10) for number in range(20)]
+    canvases = Canvases(BoxedPhotos.of([painted(boxes[0])].__getitem__, [boxes]), SIZE, seed=1, count=20)
+    index = next(index for index in range(20) if kind(canvases, index) == "zoom_out")
+    sides = np.diff(canvases[index][1].numpy()[:, ::2])[:, 0]
+    assert len(sides) == MAX_BOXES
+    assert sides.min() / sides.max() == pytest.approx(14 / 29, abs=0.01)
+
+
 def test_shapes_and_ranges(canvases: Canvases) -> None:
     kinds = set()
     for index in range(60):
@@ -63,7 +86,7 @@ def test_shapes_and_ranges(canvases: Canvases) -> None:
         assert (boxes.dtype, tuple(boxes.shape)) == (torch.float32, (MAX_BOXES, 4))
         assert (boxes >= 0).all()
         assert (boxes <= 1).all()
-        used = MAX_BOXES if kind(canvases, index) == "mosaic" else 1
+        used = 4 if kind(canvases, index) == "mosaic" else 1
         assert (boxes[:used, 2:] > boxes[:used, :2]).all()
         assert (boxes[used:] == 0).all()
         kinds.add(kind(canvases, index))
@@ -106,7 +129,7 @@ def test_boxes_at_the_rim_and_of_a_line(box: tuple[int, int, int, int], tmp_path
     canvases = Canvases(read_photos(f"tiny-imagenet:{tmp_path}", "train"), 64, seed=0, count=40)
     for index in range(len(canvases)):
         _, boxes = canvases[index]
-        used = boxes[: MAX_BOXES if kind(canvases, index) == "mosaic" else 1]
+        used = boxes[: 4 if kind(canvases, index) == "mosaic" else 1]
         assert (used >= 0).all()
         assert (used <= 1).all()
         assert (used[:, 2:] > used[:, :2]).all()

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +12,16 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models.backbones import Backbone
 from models.boxes import iou
 from models.detectors import FcosDetector
 from models.engines import TorchEngine
-from models.heads import describe_head
+from models.fcos import Body, Fcos
+from models.heads import describe_head, head_parameters, load_head
 from models.label_spaces import LabelSpace
+from models.normalise import Normalise
 from training import recipe as recipes
 from training.photos import BoxedPhotos, read_photos
 from training.recipe import Recipe, Training, train
@@ -66,13 +71,12 @@ def switched_off_after(photos: BoxedPhotos, reads: int) -> BoxedPhotos:
     """The same photos, until the machine is switched off while one is read."""
     left = iter(range(reads))
 
-    class Interrupted(BoxedPhotos):
-        def image(self, index: int) -> Image.Image:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return super().image(index)
+    def read(index: int) -> bytes:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return photos.read(index)
 
-    return Interrupted(photos.encoded, photos.boxes, photos.wnids)
+    return replace(photos, read=read)
 
 
 def rows(out: Path) -> list[Mapping[str, Any]]:
@@ -90,11 +94,12 @@ def test_the_loss_falls_and_the_square_is_found(trained: Path) -> None:
 def test_the_head_is_served_as_it_was_measured(trained: Path, backbone: Backbone, recipe: Recipe) -> None:
     detector = FcosDetector("tiny", backbone, trained, "manifest")
     photos = read_photos(recipe.data, "val")
-    pixels = np.stack([np.asarray(photos.image(index)) for index in range(len(photos))])
+    drawn = [photos.photo(index) for index in range(len(photos))]
+    pixels = np.stack([np.asarray(image) for image, _ in drawn])
     scores, boxes = TorchEngine(detector.graph().build(), "cpu").run(pixels)
     overlaps = [
-        float(iou(row[score.argmax()][None] * 64, truth[None])[0, 0])
-        for row, score, truth in zip(boxes, scores, photos.boxes, strict=True)
+        float(iou(row[score.argmax()][None], truth)[0, 0])
+        for row, score, (_, truth) in zip(boxes, scores, drawn, strict=True)
     ]
     # Measured boxes are averaged with those that overlap them.
     assert np.mean(overlaps) == pytest.approx(rows(trained)[-1]["mean_iou"], abs=0.15)
@@ -166,7 +171,7 @@ def test_another_seed_gives_another_head(backbone: Backbone, recipe: Recipe, tmp
     for number, seed in enumerate((0, 1, 0)):
         torch.rand(number + 1)
         training = Training(backbone, replace(recipe, seed=seed), tmp_path / str(number), cache_dir)
-        states.append(training.head.state_dict()["laterals.0.weight"])
+        states.append(training.network.state_dict()["laterals.0.weight"])
     assert torch.equal(states[0], states[2])
     assert not torch.equal(states[0], states[1])
 
@@ -178,9 +183,64 @@ def test_the_first_steps_of_the_average_forget_the_random_beginning(
     pixels = torch.zeros(8, 64, 64, 3, dtype=torch.uint8)
     truth = torch.zeros(8, 4, 4)
     truth[:, 0] = torch.tensor([0.2, 0.2, 0.8, 0.8])
-    start = training.head.state_dict()["score.bias"].clone()
+    start = training.network.state_dict()["score.bias"].clone()
     for _ in range(20):
         training._update(pixels, truth)
-    moved = (training.head.state_dict()["score.bias"] - start).abs().item()
+    moved = (training.network.state_dict()["score.bias"] - start).abs().item()
     averaged = (training.average.module.state_dict()["score.bias"] - start).abs().item()
     assert averaged > 0.3 * moved > 0
+
+
+def test_fine_tuned_on_several_scales_it_resumes_and_is_served_with_its_own_stages(
+    backbone: Backbone, recipe: Recipe, tmp_path: Path, cache_dir: Path
+) -> None:
+    chosen = replace(recipe, canvases=160, fine_tune=1, multi_scale=True)
+    assert {chosen.canvas_side(step) for step in range(chosen.steps)} == {96, 128, 160}
+    whole, resumed = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    train(backbone, chosen, whole, cache_dir, workers=0)
+    train(backbone, chosen, resumed, cache_dir, stop_after=7, workers=0)
+    train(backbone, chosen, resumed, cache_dir, workers=0)
+    assert resumed.read_bytes() == whole.read_bytes()
+    stages = {key for key in load_file(whole) if key.startswith("backbone.")}
+    assert stages
+    assert {key.split(".")[1] for key in stages} == {"layer4"}
+
+    detector = FcosDetector("tiny", backbone, whole, "manifest")
+    training = Training(backbone, chosen, whole.with_suffix(".run"), cache_dir)
+    assert training.resume()
+    pixels = np.stack([np.asarray(read_photos(recipe.data, "val").photo(0)[0])])
+    served = TorchEngine(detector.graph().build(), "cpu").run(pixels)
+    frozen = TorchEngine(Fcos(Body(backbone.module, Normalise(backbone.preprocessing), 128), load_head(whole)), "cpu")
+    for found, expected, other in zip(served, training.detect(pixels), frozen.run(pixels), strict=True):
+        np.testing.assert_allclose(found, expected, atol=0.02)
+        assert np.abs(found - expected).max() < np.abs(other - expected).max()
+    # The classifier that is served beside it stays as it was.
+    assert detector.parameters == backbone.parameters + head_parameters(whole)
+
+
+def test_pictures_are_drawn_beside_the_head(trained: Path) -> None:
+    for name in ("progress.png", "boxes.png"):
+        assert min(Image.open(trained.with_suffix(".run") / name).size) > 100
+
+
+def test_two_processes_share_a_step(backbone: Backbone, recipe: Recipe, tmp_path: Path, cache_dir: Path) -> None:
+    """By the command: the second process is a copy of it."""
+    (tmp_path / "two.tsv").write_text("n1\tone\nn2\tother\n")
+    (tmp_path / "models.toml").write_text(
+        f'[backbones.tiny]\narchitecture = "{backbone.architecture}"\ncheckpoint = "{backbone.checkpoint}"\n'
+        'label_space = "two.tsv"\n'
+    )
+    out = tmp_path / "head.safetensors"
+    words = "--backbone tiny --devices 2 --canvases 64 --batch-size 8 --width 16 --depth 1 --validation-photos 6"
+    command = [sys.executable, "-m", "service.cli", "train", "--data", recipe.data, "--out", str(out), *words.split()]
+    settings = {"FIGUREGROUND_MODELS": str(tmp_path / "models.toml"), "FIGUREGROUND_CACHE_DIR": str(cache_dir)}
+    done = subprocess.run(
+        [*command, "--data-workers", "0"], env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in rows(out)] == [8]
+    assert describe_head(out).training["steps"] == 8
+    odd = subprocess.run(
+        [*command, "--batch-size", "9"], env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+    assert (odd.returncode, odd.stderr) == (1, "figureground: a batch of 9 cannot be shared by 2 processes\n")

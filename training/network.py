@@ -1,0 +1,102 @@
+"""What is trained: a head on frozen features, or a head together with its backbone's last stages."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from models.backbones import Backbone, example_pixels
+from models.engines import Engine, Graph, make_engine
+from models.fcos import Body, FcosHead, UnfitBackbone
+from models.normalise import Normalise
+
+
+def channels(backbone: Backbone, canvas_size: int) -> tuple[int, int, int]:
+    """Of the features that a head gets. Raises `UnfitBackbone`."""
+    return Body(backbone.module, Normalise(backbone.preprocessing), canvas_size).channels
+
+
+class Features:
+    """The frozen backbone: computed by the engine that serves it, since nothing flows back into it."""
+
+    def __init__(
+        self, backbone: Backbone, canvas_sizes: Sequence[int], view_size: int, device: str, cache: Path
+    ) -> None:
+        self.device = device
+        self.engines: dict[int, Engine] = {}
+        for size in canvas_sizes:
+            body = Body(backbone.module, Normalise(backbone.preprocessing), size)
+            graph = Graph(
+                kind=f"features|{backbone.signature}|{size}|{view_size}",
+                weights=backbone.sha256,
+                build=lambda body=body: body,  # type: ignore[misc]
+                examples=lambda: (example_pixels(view_size),),
+                inputs=("pixels",),
+                outputs=("stride8", "stride16", "stride32"),
+            )
+            self.engines[size] = make_engine(graph, "auto", device, cache, torch.get_num_threads())
+
+    def __call__(self, pixels: Tensor, canvas_size: int) -> list[Tensor]:
+        """uint8 (N, S, S, 3) -> three maps of the canvas on the training device."""
+        levels = self.engines[canvas_size].run(pixels.cpu().numpy())
+        return [torch.from_numpy(level).to(self.device, memory_format=torch.channels_last) for level in levels]
+
+
+class Tuned(nn.Module):
+    """A head with the backbone below it, of which only the last stages are trained.
+
+    Normalisations of the backbone keep their statistics: a batch of canvases is too small and too odd to tell them.
+    """
+
+    def __init__(self, head: FcosHead, backbone: Backbone, canvas_sizes: Sequence[int], stages: int) -> None:
+        super().__init__()
+        self.head = head
+        classifier = copy.deepcopy(backbone.module)
+        bodies = {size: Body(classifier, Normalise(backbone.preprocessing), size) for size in canvas_sizes}
+        self.bodies = nn.ModuleDict({str(size): body for size, body in bodies.items()})
+        first, *others = bodies.values()
+        self.classifier = first.taps.classifier
+        if any(other.taps.classifier is not self.classifier for other in others):
+            raise UnfitBackbone("this backbone must be told its input size: fine-tune it on one scale")
+        chosen = _last_stages(first, stages)
+        for name, parameter in self.classifier.named_parameters():
+            parameter.requires_grad_(name in chosen)
+
+    def train(self, mode: bool = True) -> "Tuned":
+        super().train(mode)
+        self.bodies.eval()
+        return self
+
+    def forward(self, pixels: Tensor, canvas_size: int) -> tuple[Tensor, Tensor]:
+        """uint8 (N, S, S, 3) -> as `FcosHead.forward`."""
+        answer: tuple[Tensor, Tensor] = self.head(self.bodies[str(canvas_size)](pixels))
+        return answer
+
+    def stages(self) -> dict[str, Tensor]:
+        """The backbone's tensors that are trained, by its own names."""
+        named = self.classifier.named_parameters()
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+
+def _last_stages(body: Body, stages: int) -> set[str]:
+    """Names of the parameters of the last `stages` groups, as timm groups them, of those that the features need."""
+    classifier: Any = body.taps.classifier
+    body.requires_grad_(True)
+    pixels = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    torch.autograd.backward([level.square().mean() for level in body(pixels)])
+    used = [name for name, parameter in classifier.named_parameters() if parameter.grad is not None]
+    classifier.zero_grad()
+    groups = group_parameters(classifier, classifier.group_matcher(coarse=True), reverse=True)
+    last = sorted({groups[name] for name in used})[-stages:]
+    return {name for name in used if groups[name] in last}
+
+
+def scales(canvas_size: int, several: bool) -> tuple[int, ...]:
+    """Sides of the canvases that are shown: three quarters, the whole and five quarters of the head's own."""
+    if not several:
+        return (canvas_size,)
+    return tuple(sorted({max(32, round(canvas_size * share / 32) * 32) for share in (0.75, 1, 1.25)}))
