@@ -55,14 +55,13 @@ class Tuned(nn.Module):
     def __init__(self, head: FcosHead, backbone: Backbone, canvas_sizes: Sequence[int], stages: int) -> None:
         super().__init__()
         self.head = head
-        classifier = copy.deepcopy(backbone.module)
-        bodies = {size: Body(classifier, Normalise(backbone.preprocessing), size) for size in canvas_sizes}
-        self.bodies = nn.ModuleDict({str(size): body for size, body in bodies.items()})
-        first, *others = bodies.values()
-        self.classifier = first.taps.classifier
-        if any(other.taps.classifier is not self.classifier for other in others):
-            raise UnfitBackbone("this backbone must be told its input size: fine-tune it on one scale")
-        chosen = _last_stages(first, stages)
+        self.classifier = copy.deepcopy(backbone.module)
+        bodies = [Body(self.classifier, Normalise(backbone.preprocessing), size) for size in canvas_sizes]
+        if bodies[0].taps.classifier is not self.classifier:
+            # Its tensors change their shapes with the size.
+            raise UnfitBackbone("a backbone that must be told its input size cannot be fine-tuned")
+        self.bodies = nn.ModuleDict({str(body.canvas_size): body for body in bodies})
+        chosen = _last_stages(bodies[0], stages)
         for name, parameter in self.classifier.named_parameters():
             parameter.requires_grad_(name in chosen)
 
