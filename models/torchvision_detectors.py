@@ -57,10 +57,13 @@ _TWO_STAGES = ("fasterrcnn", "keypointrcnn", "maskrcnn")
 # less than this on COCO is mostly wrong.
 TUNING = Tuning(min_score=0.2, margin_small=0.1, margin_large=0.1)
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HALF = (0.5, 0.5, 0.5)
-# ssd300_vgg16 was trained on pixels of 0 to 255 less the mean.
-_SSD300_MEAN, _SSD300_STD = (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)
+# Mean and standard deviation.
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_OTHERS = {
+    "ssdlite320_mobilenet_v3_large": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    # Trained on pixels of 0 to 255 less the mean.
+    "ssd300_vgg16": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class TorchvisionDetector:
     """As `models.detectors.Detector`. `checkpoint` is None where torchvision fetches the weights from its hub.
 
     It has no label space: COCO's labels are not a classifier's. `model_args` go to torchvision's builder;
-    `preprocessing_overrides` may hold `input_size`, `mean` and `std`.
+    `preprocessing_overrides` may hold `input_size`, `mean`, `std` and `interpolation`.
     """
 
     name: str
@@ -93,12 +96,9 @@ class TorchvisionDetector:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """Raises `ModelError`."""
-        mean, std = (
-            (_SSD300_MEAN, _SSD300_STD) if self.architecture == "ssd300_vgg16" else (_IMAGENET_MEAN, _IMAGENET_STD)
-        )
-        if self.architecture == "ssdlite320_mobilenet_v3_large":
-            mean, std = _HALF, _HALF
-        own = Preprocessing(self._usual_side(), mean, std, 1.0, "bilinear")
+        own = Preprocessing(self._usual_side(), *_OTHERS.get(self.architecture, _IMAGENET), 1.0, "bilinear")
+        if "crop_pct" in self.preprocessing_overrides:
+            raise ModelError(f"detector {self.name!r}: a detector sees the whole photo, it has no crop_pct")
         try:
             chosen = own.overridden(self.preprocessing_overrides)
         except ValueError as error:

@@ -200,6 +200,7 @@ def test_a_manifest_may_say_all_of_it(folder: Path, tmp_path: Path) -> None:
         ({"model_args": {"weights": "DEFAULT"}}, "'mine' cannot be built: .*weights"),
         ({"preprocessing_overrides": {"input_size": 512}}, f"the input_size of {SSD} is 320"),
         ({"preprocessing_overrides": {"std": [0, 1, 1]}}, "detector 'mine': std must be above 0"),
+        ({"preprocessing_overrides": {"crop_pct": 0.9}}, "a detector sees the whole photo, it has no crop_pct"),
         (
             {"architecture": TWO_STAGES, "preprocessing_overrides": {"input_size": 500}},
             "input_size must be a multiple of 32, got 500",
