@@ -182,3 +182,16 @@ def test_mean_colour(size: tuple[int, int]) -> None:
     photo = noise(*size)
     expected = np.asarray(photo.image).reshape(-1, 3).mean(0)
     assert views.mean_colour(photo) == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "inner"),
+    [((200, 100), (64, 32)), ((100, 200), (32, 64)), ((10, 10), (64, 64)), ((1, 700), (1, 64)), ((640, 427), (64, 43))],
+)
+def test_fitted_into_keeps_the_aspect_ratio_and_fills_the_rest(size: tuple[int, int], inner: tuple[int, int]) -> None:
+    photo = Photo(Image.new("RGB", size, (255, 0, 0)), "PNG")
+    pixels, extent = views.fitted_into(photo, 64, (0.0, 1.0, 0.2))
+    expected = np.full((64, 64, 3), (0, 255, 51), np.uint8)
+    expected[: inner[1], : inner[0]] = (255, 0, 0)
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_allclose(extent * inner / 64, size, rtol=1e-6)
