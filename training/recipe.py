@@ -98,8 +98,10 @@ class Training:
         optimizer = torch.optim.AdamW(groups, recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.network, self.optimizer = self.fabric.setup(network, optimizer)
         self.average = AveragedModel(network, multi_avg_fn=_warmed_up(recipe.ema_decay), use_buffers=True)
+        # A rise of exactly one step, as 0.05 of 20 would be, makes torch divide by zero.
+        rise = min(0.75, max(0.05, 1.5 / recipe.steps))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [group["lr"] for group in groups], total_steps=recipe.steps, pct_start=0.05
+            optimizer, [group["lr"] for group in groups], total_steps=recipe.steps, pct_start=rise
         )
         self.step = 0
 

@@ -119,7 +119,7 @@ def test_the_best_box_is_torchvision_s_own(name: str, folder: Path) -> None:
     if name == TWO_STAGES:
         count = len(expected["scores"])
         assert count > 10
-        np.testing.assert_allclose(scores[0, :count], expected["scores"], rtol=1e-3)
+        np.testing.assert_allclose(scores[0, :count], expected["scores"], atol=1e-4)
         np.testing.assert_allclose(boxes[0, :count] * side, expected["boxes"], atol=0.05)
 
 
@@ -228,10 +228,8 @@ def test_two_stages_run_in_torch_on_a_cpu(folder: Path, tmp_path: Path) -> None:
         make_engine(graph, "onnxruntime", "cpu", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [SSD, *(pytest.param(name, marks=pytest.mark.slow) for name in ("retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [SSD, "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn"])
 def test_one_stage_is_exported(name: str, folder: Path, tmp_path: Path) -> None:
     """Its answers are compared with torch's when it is exported."""
     graph = detector(name, folder).graph()

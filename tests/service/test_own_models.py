@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from evaluation.samples import SAMPLES
 from service.running import running_service
 
-CLASSIFIERS = {"one": "mobilenetv2_050", "other": "mobilenetv1_100", "vit": "test_vit"}
+CLASSIFIERS = {"one": "test_efficientnet", "other": "mobilenetv2_035", "vit": "test_vit"}
 FINDERS = {"ssd": "ssdlite320_mobilenet_v3_large", "rcnn": "fasterrcnn_mobilenet_v3_large_320_fpn"}
 MEAN, STD = [0.5, 0.4, 0.3], [0.5, 0.6, 0.7]
 
@@ -57,7 +57,7 @@ def client(folder: Path, environment: Mapping[str, str], cache_dir: Path) -> Ite
     }
     settings = {f"FIGUREGROUND_{name}": value for name, value in chosen.items()}
     with running_service(environment={**environment, **settings}, output=folder / "log") as service:
-        service.wait_until_ready(200)
+        service.wait_until_ready(280)
         with httpx.Client(base_url=service.url, timeout=60) as connected:
             yield connected
         assert service.stop() == 0, (folder / "log").read_text()

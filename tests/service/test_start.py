@@ -1,6 +1,7 @@
 """Whatever is wrong with a model stops the start: exit code 1, and one line that says what."""
 
 import hashlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -91,6 +92,8 @@ def test_one_line(
     monkeypatch.setenv("FIGUREGROUND_MODELS", str(folder / "models.toml"))
     monkeypatch.setenv("FIGUREGROUND_CACHE_DIR", str(cache_dir))
     monkeypatch.setattr(sys, "argv", ["figureground", "serve", "--port", str(free_port()), *chosen.split()])
+    # What would take the place of this process.
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it starts"))
     with pytest.raises(SystemExit) as caught:
         cli.main()
     told = capsys.readouterr().err
