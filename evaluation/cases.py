@@ -26,12 +26,16 @@ class Condition:
     paired: bool = False
 
     @property
+    def as_it_is(self) -> bool:
+        return self.scale == 1 and self.swap is None and not self.paired
+
+    @property
     def name(self) -> str:
         if self.swap is not None:
             return f"background {self.swap}"
         if self.paired:
             return "paired"
-        return "as it is" if self.scale == 1 else f"{self.background} {self.scale:g} {self.edge}"
+        return "as it is" if self.as_it_is else f"{self.background} {self.scale:g} {self.edge}"
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,10 @@ Stresses = Annotated[
         "backgrounds, by their hand-drawn boxes. May be repeated."
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Of the stress sets only the conditions named so, as in 'tiles * hard'. May be repeated."),
+]
 Arms = Annotated[
     str | None, typer.Option(help="Comma list of arms; default: all but oracle_zoom, which takes 30 forwards.")
 ]
@@ -91,6 +95,7 @@ def evaluate(
     backbone: Backbones = list(DEFAULT_BACKBONES[:1]),  # noqa: B006
     detector: Detectors = list(DEFAULT_DETECTORS[:1]),  # noqa: B006
     stress: Stresses = None,
+    only: Only = None,
     arms: Arms = None,
     label_space: Space = None,
     mask: Mask = None,
@@ -131,7 +136,17 @@ def evaluate(
     from evaluation.order import Order
 
     order = Order(
-        data[0], _chosen_arms(arms), _stresses(stress or []), boxes, paired, label_space, mask, limit, seed, batch
+        data=data[0],
+        arms=_chosen_arms(arms),
+        stresses=_stresses(stress or []),
+        only=tuple(only or ("*",)),
+        boxes=boxes,
+        paired=paired,
+        label_space=label_space,
+        mask=mask,
+        limit=limit,
+        seed=seed,
+        batch=batch,
     )
     settings = _settings(backbone, detector)
     workers = _workers(engine, ray_address, order, settings)

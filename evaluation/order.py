@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from evaluation.classes import Classes, resolve
 from evaluation.data import open_data
 from evaluation.run import Plan
-from evaluation.stress import Stage, Stress, conditions
+from evaluation.stress import Stage, Stress, chosen, conditions
 from models.label_spaces import LabelSpace
 from models.served import Served
 
@@ -15,11 +15,15 @@ _BATCH_ON_A_GPU = 32
 
 @dataclass(frozen=True)
 class Order:
-    """`data`, `boxes` and `paired` are paths or fsspec URLs; `batch` None is 1 photo on a CPU and 32 on a GPU."""
+    """`data`, `boxes` and `paired` are paths or fsspec URLs; `batch` None is 1 photo on a CPU and 32 on a GPU.
+
+    `only` are patterns of the names of conditions; photos as they are are always shown.
+    """
 
     data: str
     arms: tuple[str, ...]
     stresses: tuple[Stress, ...] = ()
+    only: tuple[str, ...] = ("*",)
     boxes: str | None = None
     paired: str | None = None
     label_space: str | None = None
@@ -33,7 +37,7 @@ class Order:
         data = open_data(self.data, self.boxes)
         partner = None if self.paired is None else open_data(self.paired)
         classes = resolve(data, spaces, self.label_space, self.mask)
-        shown = conditions(self.stresses, partner is not None)
+        shown = chosen(conditions(self.stresses, partner is not None), self.only)
         return Prepared(self, Stage(data, classes.wnids, shown, self.seed, partner), classes)
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import product
 from typing import Literal, TypeAlias
 from zlib import crc32
@@ -46,6 +47,22 @@ def conditions(stresses: Sequence[Stress], paired: bool = False) -> tuple[Condit
     return tuple(found)
 
 
+def chosen(shown: Sequence[Condition], only: Sequence[str]) -> tuple[Condition, ...]:
+    """The photos as they are, and the conditions whose names fit a pattern such as `tiles * hard`.
+
+    Raises `DataError` for a pattern that none fits.
+    """
+    for pattern in only:
+        if not any(fnmatch(condition.name, pattern) for condition in shown):
+            names = ", ".join(condition.name for condition in shown)
+            raise DataError(f"no condition is named {pattern!r}; there are: {names}")
+    return tuple(
+        condition
+        for condition in shown
+        if condition.as_it_is or any(fnmatch(condition.name, pattern) for pattern in only)
+    )
+
+
 class Stage:
     """Shows the photos of a data set, each decoded once for all conditions; the same seed shows the same.
 
@@ -79,13 +96,13 @@ class Stage:
         Raises `OSError` and `PhotoError` as `show` does, and where it is not shown so.
         """
         index = self.data.position(path)
-        chosen = [one for one in self.conditions if one.name == condition]
-        for shown in self.show(index, self.data.read(index), chosen):
+        under = [one for one in self.conditions if one.name == condition]
+        for shown in self.show(index, self.data.read(index), under):
             return shown.photo
         raise FileNotFoundError(f"{path} is not shown as {condition!r}")
 
-    def show(self, index: int, data: bytes, chosen: Sequence[Condition] | None = None) -> list[Shown]:
-        """One photo, from its bytes, under every condition, or those that are chosen.
+    def show(self, index: int, data: bytes, under: Sequence[Condition] | None = None) -> list[Shown]:
+        """One photo, from its bytes, under every condition, or only `under` some.
 
         Those that swap the background are left out where it has no hand-drawn box, or its class no other.
 
@@ -97,7 +114,7 @@ class Stage:
         as_it_is = Shown(entry.path, self.wnids[index], photo, Condition(), None, _in_pixels(index, self.data, photo))
         others: dict[bool, Image.Image] = {}
         found = []
-        for condition in self.conditions if chosen is None else chosen:
+        for condition in self.conditions if under is None else under:
             if condition.scale < 1:
                 if False not in others:
                     others[False] = self._other_photo(index)

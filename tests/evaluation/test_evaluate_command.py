@@ -90,6 +90,7 @@ def test_two_runs_side_by_side(evaluate: Evaluate, out: Path, tmp_path: Path) ->
         ((), 2, "one DATA and an --out are needed"),
         (("--out", "OUT", "--arms", "plain,zoomed"), 2, "zoomed among the arms; known: plain, cropped"),
         (("--out", "OUT", "--stress", "rain"), 2, "'rain' is none of zoom-out, background"),
+        (("--out", "OUT", "--stress", "zoom-out", "--only", "rain"), 2, "no condition is named 'rain'"),
         (("--out", "OUT", "--label-space", "imagenet-a"), 2, "is no class of imagenet-a"),
         (("--out", "OUT", "--stress", "background"), 2, "swapping backgrounds needs hand-drawn boxes"),
         (("--out", "OUT", "--backbone", "nothing.at_all"), 1, "nothing.at_all"),

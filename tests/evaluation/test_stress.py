@@ -8,7 +8,7 @@ from PIL import Image
 from evaluation.cases import Condition
 from evaluation.classes import resolve
 from evaluation.data import DataError, DataSet, open_data
-from evaluation.stress import SCALES, Shown, Stage, conditions
+from evaluation.stress import SCALES, Shown, Stage, chosen, conditions
 from models.label_spaces import imagenet_1k
 from models.photo import UnreadablePhoto
 from tests.evaluation.photos import WNIDS, class_folders
@@ -42,6 +42,15 @@ def boxed(tmp_path: Path) -> DataSet:
         + "\n".join(f"{number},{row.split(',')[1]} 10 10 29 39" for number, row in enumerate(rows[:3]))
     )
     return open_data(str(tmp_path), str(tmp_path / "LOC_val_solution.csv"))
+
+
+def test_chosen_conditions() -> None:
+    zoomed = conditions(("zoom-out", "background"))
+    assert chosen(zoomed, ("*",)) == zoomed
+    some = [condition.name for condition in chosen(zoomed, ("tiles * hard", "background same*"))]
+    assert some == ["as it is", *(f"tiles {scale:g} hard" for scale in SCALES), "background same class"]
+    with pytest.raises(DataError, match="no condition is named 'rain'; there are: as it is, "):
+        chosen(zoomed, ("rain",))
 
 
 def test_a_photo_is_shown_once_more_as_it_was(data: DataSet) -> None:
