@@ -29,6 +29,8 @@ _LENGTH = 8
 _KINDS = {kind.__name__: kind for kind in (UnreadablePhoto, UnservedFormat, TooManyPixels)}
 # Threads of their own would count as memory: one arena, no BLAS.
 _ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+# What it takes to find Python's libraries; keys and the database's password are not for who may be broken into.
+_INHERITED = ("PATH", "LD_LIBRARY_PATH", "HOME")
 
 
 class Trial:
@@ -90,12 +92,13 @@ class _Child:
     @classmethod
     def start(cls, max_pixels: int, seconds: int) -> "_Child":
         """What native decoders write to standard error is nobody's business."""
+        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(max_pixels), str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env={**inherited, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         return cls(process, seconds)
 
@@ -107,8 +110,9 @@ class _Child:
         source, answers = self._pipes
         source.write(len(data).to_bytes(_LENGTH) + data)
         source.flush()
-        ready, _, _ = select.select([answers], [], [], _PATIENCE * self.seconds)
-        if not ready:
+        waiting = select.poll()
+        waiting.register(answers, select.POLLIN)
+        if not waiting.poll(1000 * _PATIENCE * self.seconds):
             raise TimeoutError
         told: list[str] | None = json.loads(_read(answers))
         return told

@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -84,6 +85,19 @@ def test_a_child_that_died_costs_no_photo_its_answer(trial: Trial) -> None:
         os.kill(child.process.pid, signal.SIGKILL)
         os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
     trial.check(encoded("TIFF"))
+
+
+def test_a_child_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIGUREGROUND_API_KEYS", "0123456789-abcdef")
+    trial = Trial(MAX_PIXELS, seconds=5)
+    trial.check(encoded("TIFF"))
+    (child,) = trial._idle
+    known = Path(f"/proc/{child.process.pid}/environ")
+    if not known.exists():
+        pytest.skip("only Linux tells the environment of a process")
+    assert b"PYTHONPATH" in known.read_bytes()
+    assert b"0123456789-abcdef" not in known.read_bytes()
+    trial.close()
 
 
 def test_decoders_say_nothing_on_standard_error(trial: Trial, capfd: pytest.CaptureFixture[str]) -> None:
