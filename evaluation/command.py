@@ -302,7 +302,7 @@ def _print(table: "Table") -> None:
     """Into a pipe or a file goes one line a row, however long it is."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 @contextmanager

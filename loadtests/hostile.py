@@ -86,7 +86,7 @@ def resident(service: RunningService) -> int:
 def main(
     turns: Annotated[int, typer.Option(help="Of each kind.", min=1)] = 3,
     requests: Annotated[int, typer.Option(help="Good requests a turn.", min=2)] = 100,
-    attackers: Annotated[int, typer.Option(help="Connections that send bad requests at once.", min=1)] = 2,
+    attackers: Annotated[int, typer.Option(help="Connections that send bad requests at once.", min=1)] = 8,
 ) -> None:
     """Latency of good requests with and without bad ones beside them; the last line is the ratio of the p99."""
     bad, answers = bad_requests(), Counter[int]()
@@ -114,7 +114,8 @@ def _tell(seconds: Mapping[str, Sequence[float]], answers: Mapping[int, int], gr
     console = Console()
     console.print(table)
     told = ", ".join(f"{status or 'none'}: {count}" for status, count in sorted(answers.items()))
-    console.print(f"{sum(answers.values())} bad requests were answered {told}")
+    rate = sum(answers.values()) / sum(seconds["attacked"])
+    console.print(f"{sum(answers.values())} bad requests, {rate:.0f} a second, were answered {told}")
     console.print(f"the service grew by {growth:.0f} MB")
     console.print(f"p99 attacked / alone: {ratio:.2f}")
     _RESULT.parent.mkdir(exist_ok=True)

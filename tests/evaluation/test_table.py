@@ -28,8 +28,8 @@ def test_a_line_a_condition(tmp_path: Path) -> None:
     rows = [line for line in lines if line]
     assert [row[0] for row in rows] == ["as it is", "tiles 0.5 hard"]
     # Wilson's interval of 1 in 3 by hand: 6.1 to 79.2 %; of 2 against 1 discordant pairs p is 1.
-    assert rows[0][5:8] == ["33.3 [6, 79]", "66.7 [21, 94]", "2/1 p=1"]
-    assert rows[1][5:8] == ["100.0 [44, 100]", "100.0 [44, 100]", "0/0 p=1"]
+    assert rows[0][3:6] == ["33.3 [6, 79]", "66.7 [21, 94]", "2/1 p=1"]
+    assert rows[1][3:6] == ["100.0 [44, 100]", "100.0 [44, 100]", "0/0 p=1"]
 
 
 def test_curves_begin_with_the_photos_as_they_are(tmp_path: Path) -> None:
