@@ -17,7 +17,7 @@ from evaluation.results import AS_IT_IS, RESULTS, Run, read_runs
 from evaluation.verdict import points
 
 REPORT = "report.html"
-_CURVES = ("plain", "cropped", "combined", "center", "oracle_box")
+_CURVES = ("plain", "cropped", "combined", "center", "rectangle", "oracle_box")
 _CALIBRATED = ("plain", "cropped", "combined")
 _CLASSES_SHOWN = 12
 # Groups of fewer photos are in the tables, and not drawn: a dot at 0 or 100 % would say more than they do.
