@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
+from service.cores import available_cores
 from service.database import parse_url
 
 
@@ -121,7 +122,7 @@ class Settings(BaseSettings):
     @property
     def worker_threads(self) -> int:
         """`threads`, with 0 resolved for this machine."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
+        return self.threads or max(1, available_cores() // self.workers)
 
 
 @cache
