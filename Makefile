@@ -5,7 +5,7 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz system lint format bench lock licences base-image image image-cuda image-test clean
+.PHONY: help demo serve test test-slow fuzz system lint format bench lock licences base-image image image-cuda image-test image-name sbom clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -36,8 +36,9 @@ test-slow: $(INSTALLED) ## The tests that take minutes each
 fuzz: $(INSTALLED) ## 100,000 broken photos against the decoder (minutes)
 	$(BIN)/python -m tests.models.fuzz_photos -n 100000
 
-system: ## Debian packages for the tests of the PostgreSQL journal, the alert rules and the JavaScript client
-	apt-get update && apt-get install --yes --no-install-recommends postgresql prometheus nodejs
+system: ## Debian packages for the tests of PostgreSQL, the alert rules, the JavaScript client, an upgrade, the images
+	apt-get update && apt-get install --yes --no-install-recommends postgresql prometheus nodejs nginx-light \
+	    podman buildah runc debootstrap
 
 lint: $(INSTALLED) ## ruff and mypy, strict
 	$(BIN)/ruff check .
@@ -88,6 +89,15 @@ image-cuda: $(INSTALLED) ## The image that serves on a GPU, with torch: several 
 
 image-test: $(INSTALLED) ## Run the image as its operators would (podman), and look at it
 	FIGUREGROUND_IMAGE=$(IMAGE) $(BIN)/pytest tests/deploy/test_image.py --timeout=600
+
+image-name:
+	@echo $(IMAGE)
+
+sbom: ## The image's software bill of materials (CycloneDX), out of the image into build/
+	mkdir -p build
+	podman create --name figureground-sbom $(IMAGE) > /dev/null
+	podman cp figureground-sbom:/opt/figureground/sbom.cdx.json build/$(subst :,-,$(notdir $(IMAGE))).cdx.json; \
+	    code=$$?; podman rm --volumes figureground-sbom > /dev/null; exit $$code
 
 clean: ## Remove what was built and drawn, not the installation
 	rm -rf build dist demo loadtests/results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""How many cores this process may use: what the machine has, what the scheduler allows, what its container was given."""
+"""How many cores this process may use: the machine's, the scheduler's, and those that its container was given."""
 
 import math
 import os
