@@ -77,12 +77,12 @@ class Exports:
         if isinstance(model, Backbone):
             self._write("backbones", model.name, _BACKBONE.dump_json(_backbone_record(model)))
             return
-        record = DetectorRecord(model.name, model.source, _backbone_record(model.backbone), model.sha256)
-        self._write("detectors", model.name, _DETECTOR.dump_json(record))
         head = self.folder / model.sha256 / _HEAD
         if not head.exists():
             with _fresh(head) as fresh:
                 shutil.copyfile(model.head, fresh)
+        record = DetectorRecord(model.name, model.source, _backbone_record(model.backbone), model.sha256)
+        self._write("detectors", model.name, _DETECTOR.dump_json(record))
 
     def _read(self, kind: str, name: str, adapter: TypeAdapter[_Record]) -> _Record | None:
         path = self._path(kind, name)

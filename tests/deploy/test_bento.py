@@ -82,7 +82,14 @@ def test_it_has_the_service_and_its_lock_and_nothing_else(bento: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md"
     }
     assert of_checkout - files == {"service/demo.py"}
-    assert {name.split("/")[0] for name in files} <= {"models", "service", "evaluation", "deploy", "pyproject.toml"}
+    assert {name.split("/")[0] for name in files} <= {
+        "models",
+        "service",
+        "evaluation",
+        "deploy",
+        "pyproject.toml",
+        "bentofile.yaml",
+    }
     assert {name for name in files if name.startswith("deploy/")} == {"deploy/requirements-cuda.lock"}
     lock = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "--hash=sha256:" in lock
