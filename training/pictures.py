@@ -28,15 +28,15 @@ def draw_progress(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(steps, [row["loss"] for row in rows], color="#3b6fb6", marker=".")
-    left.set(title="Loss on the training canvases", xlabel="step", ylim=(0, None))
+    left.set(title="Loss on the training canvases", xlabel="step", xlim=(0, None), ylim=(0, None))
     for key, label, colour in (
         ("corloc_of_three", "CorLoc, best of three boxes", "#8a5cc2"),
         ("corloc", "CorLoc at IoU 0.5", _FOUND),
         ("mean_iou", "mean IoU", _DRAWN),
     ):
         right.plot(steps, [row[key] for row in rows], label=label, color=colour, marker=".")
-    right.set(title=f"{rows[-1]['photos']} validation photos", xlabel="step", ylim=(0, 1))
-    right.legend(loc="lower right", frameon=False)
+    right.set(title=f"{rows[-1]['photos']} validation photos", xlabel="step", xlim=(0, None), ylim=(0, 1))
+    right.legend(frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
