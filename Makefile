@@ -5,7 +5,7 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz system lint format bench lock licences base-image image image-cuda image-test image-name sbom clean
+.PHONY: help demo serve test test-slow fuzz system lint format bench screenshots lock licences base-image image image-cuda image-test image-name sbom clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## Serve the bundled models, post the sample photos, draw the
 serve: $(INSTALLED) ## The service on 127.0.0.1:3000
 	$(BIN)/figureground serve
 
-# With Debian's postgresql, prometheus (promtool) and nodejs installed, the tests that need them run too; without,
+# With Debian's postgresql, prometheus (promtool), nodejs and chromium installed, the tests that need them run too; without,
 # they are skipped and say so: `make system` installs them.
 test: $(INSTALLED) lint ## ruff, mypy and the whole test suite
 	$(BIN)/pytest -m "not slow"
@@ -36,8 +36,8 @@ test-slow: $(INSTALLED) ## The tests that take minutes each
 fuzz: $(INSTALLED) ## 100,000 broken photos against the decoder (minutes)
 	$(BIN)/python -m tests.models.fuzz_photos -n 100000
 
-system: ## Debian packages for the tests of PostgreSQL, the alert rules, the JavaScript client, an upgrade, the images
-	apt-get update && apt-get install --yes --no-install-recommends postgresql prometheus nodejs nginx-light \
+system: ## Debian packages for the tests of PostgreSQL, the alert rules, the JavaScript client, the page, an upgrade, images
+	apt-get update && apt-get install --yes --no-install-recommends postgresql prometheus nodejs chromium nginx-light \
 	    podman buildah runc debootstrap
 
 lint: $(INSTALLED) ## ruff and mypy, strict
@@ -52,6 +52,9 @@ format: $(INSTALLED) ## Let ruff mend what it can
 bench: $(INSTALLED) ## The benchmarks of loadtests/, results into loadtests/results/
 	$(BIN)/python -m loadtests.startup
 	$(BIN)/python -m loadtests.pipeline
+
+screenshots: $(INSTALLED) ## The page in all its states, at 360, 768 and 1920 px, light and dark, into screenshots/
+	$(BIN)/python -m loadtests.screenshots
 
 COMPILE := $(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-header --no-emit-index-url \
     --no-emit-find-links --no-emit-trusted-host --no-emit-options --annotation-style=line
@@ -100,4 +103,4 @@ sbom: ## The image's software bill of materials (CycloneDX), out of the image in
 	    code=$$?; podman rm --volumes figureground-sbom > /dev/null; exit $$code
 
 clean: ## Remove what was built and drawn, not the installation
-	rm -rf build dist demo loadtests/results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo screenshots loadtests/results .pytest_cache .mypy_cache .ruff_cache .hypothesis

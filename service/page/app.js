@@ -93,6 +93,7 @@ function add(files) {
   location.hash = "";
   if (models) added.forEach((photo) => enqueue(photo));
   select(added[0]);
+  window.scrollTo({ top: 0 });
 }
 
 async function showSamples() {
@@ -230,8 +231,11 @@ function renderCurrent() {
   renderDetails($("details"), photo, new URLSearchParams(options.chosen(photo.box)));
   feedback.show(photo);
   compare();
-  photo.drawn ??= requestAnimationFrame(() => performance.measure("figureground:drawn", { start: photo.dropped, end: performance.now() }));
+  photo.drawn ??= afterPainting(() => performance.measure("figureground:drawn", { start: photo.dropped, detail: photo.name }));
 }
+
+// A task that is made by the frame runs once the frame is on the screen.
+const afterPainting = (run) => requestAnimationFrame(() => setTimeout(run));
 
 function showFault(photo) {
   const text = photo.problem?.message ?? (photo.answer ? photo.note : null);

@@ -11,8 +11,8 @@ const POLL_MS = 2000;
 const ROWS = 30;
 const MINUTE = 60_000;
 const TIMES = {
-  minute: { name: "Last hour", length: MINUTE, steps: 60, format: { hour: "2-digit", minute: "2-digit" } },
-  hour: { name: "Last week", length: 60 * MINUTE, steps: 7 * 24, format: { weekday: "short", hour: "2-digit" } },
+  minute: { name: "Last hour", length: MINUTE, steps: 60, format: { hour: "2-digit", minute: "2-digit", hourCycle: "h23" } },
+  hour: { name: "Last week", length: 60 * MINUTE, steps: 7 * 24, format: { weekday: "short", hour: "2-digit", hourCycle: "h23" } },
   day: { name: "Last year", length: 24 * 60 * MINUTE, steps: 366, format: { month: "short", day: "numeric" } },
 };
 const WHICH = {

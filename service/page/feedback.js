@@ -5,6 +5,8 @@ import { el } from "./dom.js";
 import { ARMS, first } from "./words.js";
 
 const MOST_SHOWN = 50;
+// That the background alone is wrong is no fault.
+const JUDGED = ["plain", "cropped", "combined", "detector"];
 const spaces = new Map();
 
 // The classes of a label space: [{wnid, label, index}].
@@ -17,20 +19,21 @@ export function classes(space) {
   return spaces.get(space);
 }
 
-// Those that a text is looked for in, best first: a word that begins with it before any other place.
+// Those that have the text in them, best first: the whole label, a whole word, the beginning of one, any other place.
 export function search(known, text) {
   const wanted = text.trim().toLowerCase();
   if (!wanted) return known;
   const rank = ({ wnid, label, index }) => {
     const name = label.toLowerCase();
     if (name === wanted || wnid === wanted || String(index) === wanted) return 0;
-    if (name.startsWith(wanted)) return 1;
-    if (name.includes(` ${wanted}`) || name.includes(`-${wanted}`)) return 2;
-    return name.includes(wanted) || wnid.startsWith(wanted) ? 3 : 4;
+    if (` ${name} `.includes(` ${wanted} `)) return 1;
+    if (name.startsWith(wanted)) return 2;
+    if (name.includes(` ${wanted}`) || name.includes(`-${wanted}`)) return 3;
+    return name.includes(wanted) || wnid.startsWith(wanted) ? 4 : 5;
   };
   return known
     .map((entry) => [rank(entry), entry])
-    .filter(([rank_]) => rank_ < 4)
+    .filter(([rank_]) => rank_ < 5)
     .sort((one, other) => one[0] - other[0])
     .map(([, entry]) => entry);
 }
@@ -167,11 +170,12 @@ export class Feedback {
   #tell() {
     const told = this.#photo.told;
     if (!told) return this.told.replaceChildren();
-    const right = Object.entries(told.correct).map(([arm, correct]) =>
-      el("li", { class: correct ? "right" : "wrong" }, `${ARMS[arm].name} ${correct ? "is right" : "is wrong"}`),
-    );
+    const judged = JUDGED.filter((arm) => arm in told.correct).map((arm) => {
+      const right = told.correct[arm];
+      return el("li", { class: right ? "right" : "wrong" }, `${ARMS[arm].name} is ${right ? "right" : "wrong"}`);
+    });
     const undo = el("button", { type: "button", onclick: () => this.#undo() }, "Undo");
-    this.told.replaceChildren(el("p", {}, "Learnt: ", el("strong", {}, told.label.label), ". ", undo), el("ul", { class: "verdicts" }, ...right));
+    this.told.replaceChildren(el("p", {}, el("span", {}, "Learnt: ", el("strong", {}, told.label.label)), undo), el("ul", { class: "verdicts" }, ...judged));
   }
 
   async #undo() {

@@ -20,7 +20,7 @@ export class Options {
     this.detector = select("detector", models.detectors.map(named));
     this.policy = select("box_policy", Object.entries(POLICIES));
     this.space = select("label_space", []);
-    this.margin = slider("margin", "Margin", 0, 0.5, "the box’s own side, added around it");
+    this.margin = slider("margin", "Margin", 0, 0.5, "share of the box’s side, around it");
     this.score = slider("min_score", "Least score", 0, 1, "of a box that counts");
     this.reset = el("button", { type: "button", class: "quiet", onclick: () => this.#clear() }, "Defaults");
     const changed = () => {

@@ -55,13 +55,15 @@ export class Stage {
       photo.bitmap.then((bitmap) => {
         if (photo !== this.#photo) return;
         this.blank.hidden = bitmap !== null;
-        this.blank.textContent = "This browser cannot show this format. The service may read it all the same.";
         this.image.hidden = bitmap === null;
-        if (bitmap && !this.#answer) this.#sized(bitmap.width, bitmap.height);
+        if (!this.#answer) this.#sized(bitmap?.width ?? 3, bitmap?.height ?? 2);
       });
     }
     this.#answer = photo.answer;
     if (this.#drag) return;
+    const unread = photo.status === "failed" ? "No photo that can be shown." : "This browser cannot show this format. The service may read it all the same.";
+    this.blank.textContent = unread;
+    for (const tool of [this.draw, this.others]) tool.disabled = !photo.answer;
     if (photo.answer) this.#sized(photo.answer.image.width, photo.answer.image.height);
     this.#box = photo.box ?? photo.answer?.box?.xyxy ?? null;
     this.reset.hidden = photo.box === null;

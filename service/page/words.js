@@ -70,5 +70,5 @@ function quoted(text) {
 
 export function clock(time) {
   const sameDay = new Date().toDateString() === time.toDateString();
-  return time.toLocaleString([], sameDay ? { timeStyle: "medium" } : { dateStyle: "short", timeStyle: "short" });
+  return time.toLocaleString([], { hourCycle: "h23", ...(sameDay ? { timeStyle: "medium" } : { dateStyle: "short", timeStyle: "short" }) });
 }
