@@ -38,7 +38,6 @@ async function start() {
   showTab();
   models = await patiently(() => json("models"));
   options = new Options($("options"), models, debounced(reconsider, DEBOUNCE_MS));
-  $("compare-panel").hidden = models.backbones.length < 2;
   $("compare-on").addEventListener("change", () => compare());
   document.body.dataset.ready = "true";
   for (const photo of photos) enqueue(photo);
@@ -225,6 +224,7 @@ function renderCurrent() {
   $("waiting-text").textContent = photo.note || "Asking…";
   for (const id of ["verdict", "arms", "details"]) $(id).hidden = answer === null;
   $("feedback-panel").hidden = answer === null;
+  $("compare-panel").hidden = answer === null || models.backbones.length < 2;
   if (!answer || photo.status !== "answered") return;
   renderVerdict($("verdict"), answer);
   renderArms($("arms"), photo);
