@@ -121,7 +121,7 @@ def _refused(page: Page) -> None:
 
 def _experiment(page: Page) -> None:
     page.get_by_role("link", name="Experiment").click()
-    expect(page.locator("tbody tr").first).to_be_visible()
+    expect(page.locator("#experiment tbody tr").first).to_be_visible()
 
 
 def _make_history(url: str) -> None:

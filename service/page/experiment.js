@@ -156,7 +156,7 @@ export class Experiment {
       {},
       el("td", {}, open ? el("button", { type: "button", class: "bare", "aria-label": `Show the photo of ${id}`, onclick: () => this.onphoto(id) }, picture) : picture),
       el("td", { class: "number" }, clock(new Date(row.answered))),
-      el("td", {}, row.backbone, row.box_policy === "given" ? el("span", { class: "tag", title: "Not counted: the box was drawn by hand" }, "own box") : null),
+      el("td", {}, row.backbone, " ", row.box_policy === "given" ? el("span", { class: "tag", title: "Not counted: the box was drawn by hand" }, "own box") : null),
       el("td", {}, said(row.plain, correct?.plain)),
       el("td", {}, row.cropped ? said(row.cropped, correct?.cropped) : el("span", { class: "faint" }, row.outcome.replace("_", " "))),
       el("td", {}, row.truth ? (row.truth.label ?? row.truth.wnid) : el("span", { class: "faint" }, "–")),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
 from loadtests.browser import CHROMIUM, MISSING, chromium
 from models.catalog import DEFAULT_DETECTORS
@@ -20,6 +20,8 @@ DETECTOR = DEFAULT_DETECTORS[0]
 # Chromium says of every error response that a resource failed to load.
 RESPONSE_ERROR = re.compile(r"Failed to load resource: .*(status of 4\d\d|ERR_)")
 
+_PATIENCE_MS = 30_000
+
 OpenPage = Callable[..., Page]
 
 
@@ -27,6 +29,8 @@ OpenPage = Callable[..., Page]
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(MISSING)
+    # A condition is awaited until a machine that does other things as well has come to it.
+    expect.set_options(timeout=_PATIENCE_MS)
     with chromium() as launched:
         yield launched
 
@@ -61,7 +65,7 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)  # type: ignore[arg-type]
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(_PATIENCE_MS)
         page.on("console", hear)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: outside.extend(() if is_ours(request.url) else [request.url]))

@@ -283,7 +283,7 @@ def test_the_experiment_is_followed_live(open_page: OpenPage, server: Server) ->
     told = card.get_by_role("img").get_attribute("aria-label")
     assert told is not None
     assert f"plain {100 * known['arms']['plain']['accuracy']:.0f} %" in told
-    newest = page.locator("tbody tr").first
+    newest = page.locator("#experiment tbody tr").first
     expect(newest).to_contain_text("espresso")
     request_id = httpx.post(f"{server.url}/predict", files={"image": ROCKET.read_bytes()}).json()["request_id"]
     httpx.post(f"{server.url}/feedback", json={"request_id": request_id, "label": "missile"}).raise_for_status()
