@@ -5,7 +5,10 @@ import { sleep } from "./dom.js";
 
 const AT_ONCE = 2;
 const MOST_TRIES = 5;
+const MOST_BREAKS = 3;
 const LOOK_MS = 1000;
+
+const BROKEN_OFF = "The service breaks the connection off while the photo is sent: it may be too large.";
 
 const health = new EventTarget();
 let away = null;
@@ -15,12 +18,16 @@ export { health };
 
 // The answer about one photo. `note` is told what it waits for, "" for nothing.
 export async function predict(photo, parameters, signal, note) {
+  let breaks = 0;
   for (let tries = 1; ; tries++) {
     try {
       const path = `predict?${parameters}`;
       return await json(path, { method: "POST", body: photo.blob, type: "application/octet-stream", signal });
     } catch (error) {
-      if (error instanceof Away) {
+      if (error instanceof Away && (await ready())) {
+        // It is there, and closed this connection: as for a photo of which it wants no more.
+        if (++breaks === MOST_BREAKS) throw new Away(BROKEN_OFF);
+      } else if (error instanceof Away) {
         note("The service does not answer. The photo is sent again as soon as it is back.");
         await back();
       } else if (error instanceof Problem && [429, 503].includes(error.status) && tries < MOST_TRIES) {
