@@ -19,7 +19,7 @@ from typing import Annotated
 
 import httpx
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 import typer
 from rich.console import Console
 from rich.progress import track

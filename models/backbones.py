@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from models import views
 from models.engines import Graph
 from models.label_spaces import LabelSpace, imagenet_1k
 from models.preprocessing import Preprocessing
@@ -193,6 +194,7 @@ class Backbone:
             examples=lambda: (example_pixels(size),),
             inputs=("pixels",),
             outputs=("logits",),
+            view=lambda photo: views.plain(photo, self.preprocessing),
         )
 
     def _normalised_module(self) -> Any:

@@ -20,11 +20,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from models.batching import BatchingEngine, filled_up, joined, pieces
+from models.quantised import Calibration, CalibrationError, quantised
+
 log = logging.getLogger("figureground.engines")
 
 Array = NDArray[Any]
-EngineName = Literal["onnxruntime", "torch"]
-EngineChoice = Literal["auto", "onnxruntime", "torch"]
+EngineName = Literal["onnxruntime", "int8", "torch"]
+EngineChoice = Literal["auto", "onnxruntime", "int8", "torch"]
 
 # A later opset or another graph around the same weights must not meet files of an earlier one.
 _GRAPH_VERSION = 1
@@ -32,6 +35,8 @@ _OPSET = 18
 # What NVIDIA's and AMD's drivers make, and WSL.
 _GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 # torch.export is not safe in several threads.
+# The batches of a GPU, in rows.
+_GPU_SIZES = (1, 2, 4, 8, 16, 32)
 _one_export_at_a_time = threading.Lock()
 
 
@@ -53,7 +58,8 @@ class Graph:
 
     `build` is called only where the module is really needed: a cached export does without. `weights` is the
     sha256 of the weights, `kind` tells apart the graphs around the same weights, and holds every number that is
-    baked into the graph (input size, mean and std, ...).
+    baked into the graph (input size, mean and std, ...). `view` gives the pixels (S, S, 3) that the graph sees of a
+    photo; a graph without one is never quantised.
     """
 
     kind: str
@@ -62,6 +68,7 @@ class Graph:
     examples: Callable[[], tuple[Array, ...]]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    view: Callable[[Any], Array] | None = None
     # Where false, torch computes it on a CPU too.
     exportable: bool = True
 
@@ -79,10 +86,10 @@ class Graph:
 class OnnxEngine:
     """ONNX Runtime on the CPU. One thread a call: parallelism comes from several photos at once."""
 
-    name: EngineName = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, name: EngineName = "onnxruntime") -> None:
+        self.name = name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -96,10 +103,15 @@ class OnnxEngine:
 
 @dataclass
 class TorchEngine:
-    """Eager torch on any device, channels last."""
+    """Eager torch on any device, channels last.
+
+    Where there are `sizes`, in rising order, every forward is of one of them: a batch is cut and filled up to it, so
+    that a GPU meets only shapes that it has met before. A batch for which its memory is too small is halved.
+    """
 
     module: Any
     device: str
+    sizes: tuple[int, ...] = ()
     name: EngineName = field(default="torch", init=False)
 
     def __post_init__(self) -> None:
@@ -108,45 +120,101 @@ class TorchEngine:
         self.module = self.module.eval().to(self.device, memory_format=torch.channels_last)
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
+        most = self.sizes[-1] if self.sizes else len(inputs[0])
+        outputs = [self._forward(piece) for piece in pieces(inputs, most)]
+        return outputs[0] if len(outputs) == 1 else joined(outputs)
+
+    def warm_up(self, examples: tuple[Array, ...]) -> None:
+        for size in self.sizes:
+            self.run(*(np.resize(array, (size, *array.shape[1:])) for array in examples))
+
+    def _forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        import torch
+
+        rows = len(inputs[0])
+        try:
+            return self._compute(tuple(filled_up(array, self.sizes) for array in inputs), rows)
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+            log.warning("a batch of %d is too large for the memory of %s; it is halved", rows, self.device)
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        return joined([self._forward(half) for half in pieces(inputs, (rows + 1) // 2)])
+
+    def _compute(self, inputs: tuple[Array, ...], rows: int) -> tuple[Array, ...]:
         import torch
 
         with torch.inference_mode():
-            outputs = self.module(*(torch.from_numpy(array).to(self.device) for array in inputs))
+            outputs = self.module(*(self._on_device(torch.from_numpy(array)) for array in inputs))
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            return tuple(output.float().cpu().numpy() for output in outputs)
+            return tuple(output[:rows].float().cpu().numpy() for output in outputs)
+
+    def _on_device(self, tensor: Any) -> Any:
+        if self.device.startswith("cuda"):
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
 
-def resolve_device(device: str) -> str:
-    """`auto` is the GPU where there is one, else the CPU."""
-    if device != "auto":
+def resolve_device(device: str, worker: int = 0) -> str:
+    """`auto` is a GPU where there is one, else the CPU; of several GPUs each worker, counted from 0, gets one."""
+    if device not in ("auto", "cuda"):
         return device
     # On a machine without one, a server that finds its exported graphs need not import torch to be told so.
-    if sys.platform == "linux" and not any(Path(node).exists() for node in _GPU_NODES):
+    if device == "auto" and sys.platform == "linux" and not any(Path(node).exists() for node in _GPU_NODES):
         return "cpu"
     if importlib.util.find_spec("torch") is None:
-        return "cpu"
+        return "cpu" if device == "auto" else device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto" and not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{worker % max(1, torch.cuda.device_count())}"
 
 
-def make_engine(graph: Graph, engine: EngineChoice, device: str, cache: Path, threads: int = 1) -> Engine:
-    """The engine for a graph; exports it first where no cached export is found.
+def engine_name(engine: EngineChoice, device: str) -> EngineName:
+    """With `auto` resolved."""
+    if engine == "auto":
+        return "onnxruntime" if device == "cpu" else "torch"
+    return engine
+
+
+def make_engine(
+    graph: Graph,
+    engine: EngineChoice,
+    device: str,
+    cache: Path,
+    threads: int = 1,
+    calibration: Calibration | None = None,
+) -> Engine:
+    """The engine for a graph; exports it first where no cached export is found. int8 needs a `calibration`.
 
     Raises `EngineError` where the export fails or does not answer as torch does.
     """
-    if engine == "auto":
-        engine = "onnxruntime" if device == "cpu" and graph.exportable else "torch"
+    if engine == "auto" and not graph.exportable:
+        engine = "torch"
+    engine = engine_name(engine, device)
     if engine == "torch":
         _need_torch("the engine torch was asked for")
-        return TorchEngine(graph.build(), device)
+        sizes = _GPU_SIZES if device.startswith("cuda") else ()
+        module = TorchEngine(graph.build(), device, sizes)
+        module.warm_up(graph.examples())
+        return BatchingEngine(module, _GPU_SIZES[-1])
     if device != "cpu":
-        raise EngineError(f"the engine onnxruntime runs on the CPU; device {device!r} needs the engine torch")
+        raise EngineError(f"the engine {engine} runs on the CPU; device {device!r} needs the engine torch")
     if not graph.exportable:
         raise EngineError(
             f"{graph.kind.split('|')[1]} cannot be exported for onnxruntime; use the engine auto or torch"
         )
-    return OnnxEngine(exported(graph, cache), threads)
+    path = exported(graph, cache)
+    if engine == "onnxruntime" or graph.view is None:
+        return OnnxEngine(path, threads)
+    if calibration is None:
+        raise EngineError("the engine int8 needs photos: FIGUREGROUND_CALIBRATION is a folder of about 100")
+    try:
+        return OnnxEngine(quantised(path, graph.view, calibration), threads, "int8")
+    except CalibrationError as error:
+        raise EngineError(str(error)) from error
 
 
 def exported(graph: Graph, cache: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, ExifTags, Image, ImageFile, TiffImagePlugin, features
 
+from models.header import webp_canvas
 from models.structure import excess, exif_excess
 
 # Pillow imports most of its plugins when the first file asks for one; done here, no two threads race for it.
@@ -129,7 +129,7 @@ def read_photo(data: bytes | memoryview, max_pixels: int = 50_000_000) -> Photo:
     if much is not None:
         raise UnreadablePhoto(f"The file has {much}, which no photo needs; save the photo anew and send that.")
     _raise_pillow_limit(max_pixels)
-    _check_pixels(_webp_canvas(data), max_pixels)
+    _check_pixels(webp_canvas(data), max_pixels)
     image = _open(data, max_pixels)
     _check_pixels(image.size, max_pixels)
     _check_pixels(_tiff_tile(image), max_pixels)
@@ -191,20 +191,6 @@ def _raise_pillow_limit(max_pixels: int) -> None:
     with _pillow_limit_lock:
         if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
             Image.MAX_IMAGE_PIXELS = max_pixels
-
-
-def _webp_canvas(data: bytes | memoryview) -> tuple[int, int] | None:
-    """(width, height) of a WebP file, whose canvas Pillow allocates when it opens it; else None."""
-    head = bytes(data[:30])
-    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
-        return None
-    if head[12:16] == b"VP8X":
-        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
-    if head[12:16] == b"VP8L":
-        bits = int.from_bytes(head[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack("<HH", head[26:30])
-    return width & 0x3FFF, height & 0x3FFF
 
 
 def _tiff_tile(image: Image.Image) -> tuple[int, int] | None:

@@ -4,9 +4,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from models.detectors import Detector, FcosDetector, LoadedDetector
 from models.engines import Engine, EngineChoice, Graph, make_engine, resolve_device
 from models.exports import Exports
 from models.label_spaces import LABEL_SPACES, LabelSpace, label_space
+from models.quantised import Calibration
 from models.views import Pixels
 
 log = logging.getLogger("figureground.served")
@@ -26,6 +28,10 @@ Floats = NDArray[np.float32]
 
 class UnservedChoice(ValueError):
     """A request names a model or a label space that is not served; the message lists what is."""
+
+
+class NotYetLoaded(RuntimeError):
+    """A request names a model that is served, but is still being loaded."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +64,59 @@ class Classifier:
         return self.spaces[chosen]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
-    """The loaded models by name, the default first. `load_seconds` has an entry a model."""
+    """The loaded models by name, the default first. `load_seconds` has an entry a model.
+
+    `awaited` are those that are still to be loaded beside serving; `add` may be called while others read.
+    """
 
     backbones: Mapping[str, Classifier]
     detectors: Mapping[str, LoadedDetector]
     load_seconds: Mapping[str, float]
+    awaited: Mapping[str, Backbone | Detector] = field(default_factory=dict)
 
     def classifier(self, name: str | None) -> Classifier:
-        """The default for None. Raises `UnservedChoice`."""
-        return self.backbones[_chosen(name, self.backbones, "backbone")]
+        """The default for None. Raises `UnservedChoice`, and `NotYetLoaded`."""
+        return self.backbones[self._chosen(name, "backbone")]
 
     def detector(self, name: str | None) -> LoadedDetector:
-        """The default for None. Raises `UnservedChoice`."""
-        return self.detectors[_chosen(name, self.detectors, "detector")]
+        """The default for None. Raises `UnservedChoice`, and `NotYetLoaded`."""
+        return self.detectors[self._chosen(name, "detector")]
+
+    def add(self, loaded: "Served") -> None:
+        """Lets requests choose these models too."""
+        self.backbones = {**self.backbones, **loaded.backbones}
+        self.detectors = {**self.detectors, **loaded.detectors}
+        self.load_seconds = {**self.load_seconds, **loaded.load_seconds}
+        self.awaited = {name: model for name, model in self.awaited.items() if name not in loaded.load_seconds}
+
+    def _chosen(self, name: str | None, kind: Literal["backbone", "detector"]) -> str:
+        # In this order: a model that is added meanwhile is in both, never in neither.
+        awaited = [name for name, model in self.awaited.items() if isinstance(model, Backbone) == (kind == "backbone")]
+        loaded: Mapping[str, object] = self.backbones if kind == "backbone" else self.detectors
+        chosen = next(iter(loaded)) if name is None else name
+        if chosen in loaded:
+            return chosen
+        if chosen in awaited:
+            raise NotYetLoaded(f"The {kind} {chosen!r} is still being loaded; try again in a moment.")
+        raise UnservedChoice(f"{kind} {chosen!r} is not served; served are: {', '.join([*loaded, *awaited])}")
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are loaded: `device` "auto", "cpu", "cuda", "cuda:1"...; `cache` is the folder of `models.exports`."""
+    """How models are loaded: `device` "auto", "cpu", "cuda", "cuda:1"...; `cache` is the folder
+    of `models.exports`.
+
+    Of several GPUs, `worker`, counted from 0, chooses one. `calibration` is the folder of photos that int8 needs.
+    """
 
     cache: Path
     device: str = "auto"
     engine: EngineChoice = "auto"
     threads: int = 1
+    worker: int = 0
+    calibration: Path | None = None
 
 
 def load(
@@ -93,7 +127,8 @@ def load(
     on_progress: Callable[[str], None] | None = None,
 ) -> Served:
     """Load the named models in order and let each answer once. Raises `ModelError` and `EngineError`."""
-    device = resolve_device(loading.device)
+    device = resolve_device(loading.device, loading.worker)
+    photos = None if loading.calibration is None else Calibration(loading.calibration)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -105,13 +140,13 @@ def load(
         seconds[name] = time.perf_counter() - start
 
     def engine_for(graph: Graph) -> Engine:
-        engine = make_engine(graph, loading.engine, device, loading.cache, loading.threads)
+        engine = make_engine(graph, loading.engine, device, loading.cache, loading.threads, photos)
         engine.run(*graph.examples())
         return engine
 
     def remember(model: Backbone | Detector, engine: Engine) -> None:
         # The operator's own models are looked up in the manifest at every start; torchvision's need torch there.
-        if engine.name != "onnxruntime" or model.source == "manifest":
+        if engine.name == "torch" or model.source == "manifest":
             return
         if isinstance(model, Backbone | FcosDetector):
             _remember(model, Exports(loading.cache))
@@ -136,10 +171,3 @@ def _remember(model: Backbone | FcosDetector, exports: Exports) -> None:
         exports.remember(model)
     except OSError as error:  # It is served all the same; the next start is slower.
         log.warning("%s cannot be remembered in %s: %s", model.name, exports.folder, error)
-
-
-def _chosen(name: str | None, served: Mapping[str, object], kind: str) -> str:
-    chosen = next(iter(served)) if name is None else name
-    if chosen not in served:
-        raise UnservedChoice(f"{kind} {chosen!r} is not served; served are: {', '.join(served)}")
-    return chosen

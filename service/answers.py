@@ -68,9 +68,12 @@ def describe(
 
 
 def describe_served(served: Served) -> Described:
+    awaited = served.awaited.values()
+    backbones = [(loaded.model, loaded.engine) for loaded in served.backbones.values()]
+    detectors = [(loaded.model, loaded.engine) for loaded in served.detectors.values()]
     return describe(
-        [(loaded.model, loaded.engine) for loaded in served.backbones.values()],
-        [(loaded.model, loaded.engine) for loaded in served.detectors.values()],
+        [*backbones, *((model, None) for model in awaited if isinstance(model, Backbone))],
+        [*detectors, *((model, None) for model in awaited if not isinstance(model, Backbone))],
     )
 
 

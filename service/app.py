@@ -15,9 +15,11 @@ from starlette.routing import Route
 
 from models.backbones import ModelError
 from models.comparison import Options
+from models.header import declared_pixels
 from models.pipeline import Pipeline
 from models.trial import Trial
 from service import answers, connections, doors, endpoints, loading, logs, metrics, page
+from service.background import BackgroundLoading
 from service.database import Database
 from service.drift import Windows
 from service.journal import Journal
@@ -141,14 +143,19 @@ class Figureground:
     def __init__(self) -> None:
         self.settings = settings()
         self.limits = Limits(self.settings.max_bytes, self.settings.max_batch)
-        served = loading.load(self.settings)
+        # BentoML counts its workers from 1.
+        worker = (bentoml.server_context.worker_index or 1) - 1
+        served = loading.load(self.settings.at_first, worker=worker)
+        self.background = BackgroundLoading(self.settings, served, worker, self._describe)
         self.pipeline = Pipeline(served)
         self.trial = Trial(self.settings.max_pixels, self.settings.decode_seconds)
         self.journal = _journal(self.settings)
         pages.state.served, pages.state.journal = served, self.journal
-        pages.state.models = orjson.dumps(answers.describe_served(served))
-        metrics.observe_models(served.load_seconds)
-        self.scheduler = Scheduler(self.settings.worker_threads, self.settings.max_queue, metrics.queue_depth.set)
+        self._describe()
+        chosen = self.settings
+        self.scheduler = Scheduler(
+            chosen.worker_threads, chosen.max_queue, chosen.max_queue_pixels, metrics.queue_depth.set
+        )
         pages.state.scheduler = self.scheduler
         # A full collection over torch's objects takes a quarter of a second; these live as long as the process.
         gc.collect()
@@ -166,6 +173,7 @@ class Figureground:
     @bentoml.on_startup
     async def start(self) -> None:
         drain_before_stopping(self.scheduler.drain, self.settings.drain_seconds)
+        self.background.start()
         windows = Windows(self.settings.drift_hours, self.settings.drift_reference_hours)
         number = bentoml.server_context.worker_index or 1
         self.watching = asyncio.create_task(watch(number, self.pipeline.served, self.journal, windows))
@@ -173,10 +181,17 @@ class Figureground:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         self.watching.cancel()
+        await asyncio.to_thread(self.background.close)
         await asyncio.to_thread(self.scheduler.close)
         self.trial.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
+
+    def _describe(self) -> None:
+        """What is told of the models, once now and whenever one more was loaded."""
+        served = self.pipeline.served
+        pages.state.models = orjson.dumps(answers.describe_served(served))
+        metrics.observe_models(served.load_seconds, served.awaited)
 
     def __is_ready__(self) -> bool:
         return not self.scheduler.draining
@@ -195,7 +210,7 @@ class Figureground:
         self.pipeline.check(upload.options)
         png = wants_png(request.headers.get("accept", ""))
         work = self._work(upload.photos[0], upload.options, request.state.request_id, png)
-        body = await while_connected(request, self.scheduler.run(work, deadline))
+        body = await while_connected(request, self.scheduler.run(work, deadline, self._pixels(upload.photos[0])))
         return Response(body, media_type="image/png" if png else "application/json")
 
     @bentoml.api(input_spec=BatchFields, output_spec=dict, route="/predict/batch")
@@ -215,7 +230,7 @@ class Figureground:
             async with gate:
                 try:
                     work = self._work(photo, upload.options, request_id)
-                    return await self.scheduler.run(work, deadline)
+                    return await self.scheduler.run(work, deadline, self._pixels(photo))
                 except Exception as error:
                     return b'{"error":' + refused(error, request_id) + b"}"
 
@@ -225,6 +240,13 @@ class Figureground:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.settings.deadline_seconds
+
+    def _pixels(self, photo: bytes | None) -> int:
+        """What a photo counts in the queue; where its header does not say, as much as a photo may have."""
+        if photo is None:
+            return 0
+        declared = declared_pixels(photo)
+        return self.settings.max_pixels if declared is None else min(declared, self.settings.max_pixels)
 
     def _work(
         self, photo: bytes | None, options: Options, request_id: str, png: bool = False

@@ -68,9 +68,10 @@ def serve(
     with _one_line_errors():
         loading.check(settings)
         address = _free_address(host, port)
-        if not loading.is_exported(settings):
-            with _progress("loading", len(settings.backbones) + len(settings.detectors)) as advance:
-                loading.load(settings, advance)
+        first = settings.at_first
+        if not loading.is_exported(first):
+            with _progress("loading", len(first.backbones) + len(first.detectors)) as advance:
+                loading.load(first, advance)
     root = str(Path(__file__).resolve().parents[1])
     arguments = ["serve", "service.app:Figureground", "--working-dir", root, "--host", address, "--port", str(port)]
     os.environ.update(_environment(settings))
@@ -323,6 +324,8 @@ def _environment(settings: "Settings") -> dict[str, str]:
         "CACHE_DIR": str(settings.cache_dir.resolve()),
         "JOURNAL_URL": settings.journal_url,
     }
+    if settings.calibration is not None:
+        chosen["CALIBRATION"] = str(settings.calibration.resolve())
     if settings.models is not None:
         chosen["MODELS"] = str(settings.models.resolve())
     return {f"FIGUREGROUND_{name}": value for name, value in chosen.items()}

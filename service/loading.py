@@ -6,6 +6,7 @@ from models.backbones import Backbone, ModelError
 from models.catalog import Catalog, read_manifest
 from models.detectors import FcosDetector
 from models.exports import Exports
+from models.quantised import is_quantised
 from models.served import Loading, Served
 from models.served import load as load_models
 from service.settings import Settings
@@ -37,12 +38,26 @@ def is_exported(settings: Settings) -> bool:
         return False
     graphs = [backbone.graph() for backbone in backbones]
     graphs += [graph for detector in detectors for graph in detector.graphs()]
-    return all(graph.path(settings.cache_dir).exists() for graph in graphs)
+    int8 = settings.engine == "int8"
+    return all(
+        path.exists() and (is_quantised(path) or graph.view is None or not int8)
+        for graph in graphs
+        for path in [graph.path(settings.cache_dir)]
+    )
 
 
-def load(settings: Settings, on_progress: Callable[[str], None] | None = None) -> Served:
-    """Raises `ModelError`, and `models.engines.EngineError` with a message as fit for an operator."""
-    loading = Loading(cache=settings.cache_dir, device=settings.device, engine=settings.engine)
+def load(settings: Settings, on_progress: Callable[[str], None] | None = None, worker: int = 0) -> Served:
+    """Of several GPUs, `worker`, counted from 0, gets one of its own.
+
+    Raises `ModelError`, and `models.engines.EngineError` with a message as fit for an operator.
+    """
+    loading = Loading(
+        cache=settings.cache_dir,
+        device=settings.device,
+        engine=settings.engine,
+        worker=worker,
+        calibration=settings.calibration,
+    )
     try:
         return load_models(catalog(settings), settings.backbones, settings.detectors, loading, on_progress)
     except OSError as error:

@@ -158,7 +158,9 @@ def count_journal_rows(result: Literal["committed", "lost"], rows: int) -> None:
     journal_rows.labels(result).inc(rows)
 
 
-def observe_models(load_seconds: Mapping[str, float]) -> None:
+def observe_models(load_seconds: Mapping[str, float], awaited: Iterable[str] = ()) -> None:
+    for name in awaited:
+        model_loaded.labels(name).set(0)
     for name, seconds in load_seconds.items():
         model_loaded.labels(name).set(1)
         model_load_seconds.labels(name).set(seconds)

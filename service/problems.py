@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.photo import PhotoError, TooManyPixels, UnservedFormat
 from models.pipeline import BoxOutsidePhoto
-from models.served import UnservedChoice
+from models.served import NotYetLoaded, UnservedChoice
 from service import logs, metrics
 from service.database import DatabaseAway
 from service.scheduler import DeadlinePassed, Draining, QueueFull
@@ -81,8 +81,10 @@ def as_problem(error: Exception) -> Problem:
         return Problem(422, _described(error))
     if isinstance(error, QueueFull):
         return Problem(429, str(error), {"Retry-After": str(error.retry_after)})
-    if isinstance(error, (Draining, DatabaseAway)):
-        return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER)})
+    if isinstance(error, (Draining, DatabaseAway, NotYetLoaded)):
+        # While it drains, so that no request is on its way when the server closes the connection.
+        closing = {"Connection": "close"} if isinstance(error, Draining) else {}
+        return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER), **closing})
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return Problem(status, str(error) or HTTPStatus(status).phrase)

@@ -35,22 +35,27 @@ class DeadlinePassed(Exception):
 @dataclass(eq=False)
 class _Job:
     work: Callable[[float], Any]
+    pixels: int
     future: Future[Any] = field(default_factory=Future)
     queued: float = field(default_factory=time.perf_counter)
 
 
 class Scheduler:
-    """Runs jobs in `threads` threads while at most `max_queue` others wait.
+    """Runs jobs in `threads` threads while at most `max_queue` others with together `max_pixels` wait.
 
-    A thread is taken until its job has ended, whether or not somebody still waits for the result. `on_depth` is
-    told how many jobs wait, whenever that changes, from any thread.
+    One job alone may have more than `max_pixels`. A thread is taken until its job has ended, whether or not somebody
+    still waits for the result. `on_depth` is told how many jobs wait, whenever that changes, from any thread.
     """
 
-    def __init__(self, threads: int, max_queue: int, on_depth: Callable[[int], object] | None = None) -> None:
+    def __init__(
+        self, threads: int, max_queue: int, max_pixels: int, on_depth: Callable[[int], object] | None = None
+    ) -> None:
+        self._max_pixels = max_pixels
         self._capacity = threads + max_queue
         self._on_depth = on_depth or (lambda _: None)
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
+        self._pixels = 0
         # When each thread that has a job began it.
         self._started: dict[int, float] = {}
         self._seconds = 0.0
@@ -78,15 +83,15 @@ class Scheduler:
         """To be asked before a request's first job. Raises `Draining`, and `QueueFull` where `run` would now."""
         if self._draining:
             raise Draining("The service is stopping; try again in a moment.")
-        self._check_room()
+        self._check_room(0)
 
-    async def run(self, work: Callable[[float], T], deadline: float) -> T:
+    async def run(self, work: Callable[[float], T], deadline: float, pixels: int = 0) -> T:
         """`work(seconds it waited)` in one of the threads, by `deadline` on the event loop's clock.
 
         A job that still waits when the deadline passes, or when this call is cancelled, never starts. Raises
         `QueueFull`, `DeadlinePassed`, and what `work` raises.
         """
-        job = _Job(work)
+        job = _Job(work, pixels)
         self._add(job)
         try:
             async with asyncio.timeout_at(deadline):
@@ -113,20 +118,26 @@ class Scheduler:
 
     def _add(self, job: _Job) -> None:
         with self._changed:
-            self._check_room()
+            self._check_room(job.pixels)
             self._waiting.append(job)
-            self._on_depth(len(self._waiting))
+            self._count(job.pixels)
             self._changed.notify()
 
-    def _check_room(self) -> None:
-        if len(self._waiting) + len(self._started) >= self._capacity:
+    def _check_room(self, pixels: int) -> None:
+        too_many = len(self._waiting) + len(self._started) >= self._capacity
+        if too_many or (self._waiting and self._pixels + pixels > self._max_pixels):
             raise QueueFull(self._retry_after())
+
+    def _count(self, pixels: int) -> None:
+        """A job with so many pixels has come, or with minus so many has gone."""
+        self._pixels += pixels
+        self._on_depth(len(self._waiting))
 
     def _forget(self, job: _Job) -> None:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
-                self._on_depth(len(self._waiting))
+                self._count(-job.pixels)
 
     def _retry_after(self) -> int:
         """Whole seconds until the jobs that wait now will have been worked off; at least 1."""
@@ -149,7 +160,7 @@ class Scheduler:
             while True:
                 while self._waiting:
                     job = self._waiting.popleft()
-                    self._on_depth(len(self._waiting))
+                    self._count(-job.pixels)
                     if job.future.set_running_or_notify_cancel():
                         self._started[threading.get_ident()] = time.perf_counter()
                         return job

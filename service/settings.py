@@ -57,14 +57,27 @@ class Settings(BaseSettings):
         description="Folder for exported graphs; by default figureground in the user's cache folder.",
     )
     device: str = Field("auto", description="Where models run: auto, cpu, cuda, cuda:1, ...")
-    engine: Literal["auto", "onnxruntime", "torch"] = Field(
-        "auto", description="What runs them: auto is onnxruntime on a CPU and torch on a GPU."
+    engine: Literal["auto", "onnxruntime", "int8", "torch"] = Field(
+        "auto",
+        description="What runs them: auto is onnxruntime on a CPU and torch on a GPU; "
+        "int8 is onnxruntime with quantised classifiers.",
+    )
+    calibration: Path | None = Field(
+        None, description="Folder of about 100 photos like yours, which the engine int8 needs."
+    )
+    load: Literal["all", "first"] = Field(
+        "all",
+        description="When /readyz says 200: all, once every model answers; first, once the first backbone and detector "
+        "do: the others are loaded beside serving, and answer 503 until then.",
     )
     workers: int = Field(1, ge=1, description="Server processes; every one loads all models.")
     threads: int = Field(
         0, ge=0, description="Photos in work at once in one worker; 0 shares the available cores among the workers."
     )
     max_queue: int = Field(64, ge=0, description="Photos that may wait for a thread in one worker; 429 beyond.")
+    max_queue_pixels: int = Field(
+        1_000_000_000, ge=1, description="Pixels of all photos that may wait for a thread in one worker; 429 beyond."
+    )
     max_batch: int = Field(16, ge=1, description="Most photos in one POST /predict/batch.")
     max_bytes: int = Field(20 * 2**20, ge=1, description="Largest photo file, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest photo, width times height in pixels.")
@@ -118,6 +131,13 @@ class Settings(BaseSettings):
     )
     access_log: bool = Field(False, description="Log a line a request, with its id; no photo, no key.")
     log_format: Literal["text", "json"] = Field("text", description="Lines of text, or a JSON object a line.")
+
+    @property
+    def at_first(self) -> "Settings":
+        """With those models only that are loaded before the service is ready."""
+        if self.load == "all":
+            return self
+        return self.model_copy(update={"backbones": self.backbones[:1], "detectors": self.detectors[:1]})
 
     @property
     def worker_threads(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import bundled_backbone, example_pixels
+from models.batching import BatchingEngine
 from models.catalog import Catalog
 from models.engines import (
     Array,
@@ -198,8 +199,86 @@ def test_onnxruntime_on_a_gpu_is_refused(cached: Path) -> None:
         make_engine(small_graph(Sums), "onnxruntime", "cuda:1", cached)
 
 
+class Shapes(Sums):
+    """Remembers its batches, and has memory for so many rows only."""
+
+    def __init__(self, most: int = 99) -> None:
+        super().__init__()
+        self.most = most
+        self.rows: list[int] = []
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        self.rows.append(len(pixels))
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError
+        return super().forward(pixels)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes", "most", "expected"),
+    [
+        (3, (), 99, [3]),
+        (1, (1, 2, 4), 99, [1]),
+        (3, (1, 2, 4), 99, [4]),
+        (4, (1, 2, 4), 99, [4]),
+        (11, (1, 2, 4), 99, [4, 4, 4]),
+        (9, (1, 2, 4), 99, [4, 4, 1]),
+        (3, (1, 2, 4), 2, [4, 2, 1]),
+        (5, (), 2, [5, 3, 2, 1, 2]),
+        (4, (4,), 4, [4]),
+    ],
+)
+def test_torch_meets_only_its_sizes_and_halves_what_is_too_much(
+    rows: int, sizes: tuple[int, ...], most: int, expected: list[int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, 4, 4, 3), dtype=np.uint8)
+    module = Shapes(most)
+    found = TorchEngine(module, "cpu", sizes).run(pixels)
+    assert module.rows == expected
+    for ours, theirs in zip(found, TorchEngine(Sums(), "cpu").run(pixels), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_photo_alone_for_which_memory_is_too_small_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        TorchEngine(Shapes(0), "cpu", (1, 2)).run(np.zeros((2, 4, 4, 3), np.uint8))
+
+
+def test_every_size_is_warmed_up() -> None:
+    module = Shapes()
+    TorchEngine(module, "cpu", (1, 2, 8)).warm_up(small_graph(Sums).examples())
+    assert module.rows == [1, 2, 8]
+
+
+def test_lite0_answers_alike_in_batches_of_fixed_sizes() -> None:
+    graph = bundled_backbone(LITE0).graph()
+    pixels = np.random.default_rng(5).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    module = graph.build()
+    (expected,) = TorchEngine(module, "cpu").run(pixels)
+    (found,) = BatchingEngine(TorchEngine(module, "cpu", (1, 2)), 2).run(pixels)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("device", "worker", "gpus", "expected"),
+    [
+        ("cuda", 0, 2, "cuda:0"),
+        ("cuda", 1, 2, "cuda:1"),
+        ("cuda", 2, 2, "cuda:0"),
+        ("cuda", 1, 0, "cuda:0"),
+        ("cuda:1", 4, 2, "cuda:1"),
+        ("cpu", 1, 2, "cpu"),
+    ],
+)
+def test_each_worker_has_a_gpu(
+    device: str, worker: int, gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert resolve_device(device, worker) == expected
+
+
 def test_resolve_device() -> None:
-    assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
     assert resolve_device("cuda:1") == "cuda:1"
 
 

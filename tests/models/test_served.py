@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ import pytest
 import timm
 
 from models.backbones import BUNDLED, bundled_backbone
-from models.catalog import DEFAULT_DETECTORS, Catalog
+from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS, Catalog
 from models.heads import load_head
 from models.preprocessing import Preprocessing
-from models.served import Loading, Served, UnservedChoice, load
+from models.served import Classifier, Loading, NotYetLoaded, Served, UnservedChoice, load
 from tests.conftest import LITE0, fcos
 
 _LIGHT_START = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from models.catalog import Catalog, DEFAULT_DETECTORS
 from models.served import Loading, load
@@ -64,6 +66,21 @@ def test_the_first_is_the_default(served: Served) -> None:
 def test_what_is_not_served(choose: Any, message: str, served: Served) -> None:
     with pytest.raises(UnservedChoice, match=message.replace(".", r"\.")):
         choose(served)
+
+
+def test_what_is_awaited_is_told_apart_until_it_is_added(served: Served, catalog: Catalog) -> None:
+    backbone = catalog.backbone(DEFAULT_BACKBONES[1])
+    both = replace(served, awaited={backbone.name: backbone})
+    with pytest.raises(NotYetLoaded, match="still being loaded"):
+        both.classifier(backbone.name)
+    with pytest.raises(UnservedChoice, match=r"^detector .* is not served"):
+        both.detector(backbone.name)
+    loaded = Classifier(backbone, served.classifier(None).engine)
+    both.add(Served({backbone.name: loaded}, {}, {backbone.name: 1.0}))
+    assert both.classifier(backbone.name) is loaded
+    assert both.classifier(None) is served.classifier(None)
+    assert both.awaited == {}
+    assert set(both.load_seconds) == {*served.load_seconds, backbone.name}
 
 
 def test_logits_are_of_the_backbone_s_own_space(served: Served) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 
 import bentoml
 import httpx
+import psutil
 import pytest
 from PIL import Image
 
 from models.label_spaces import imagenet_1k
+from models.photo import Photo
 from tests.conftest import LITE0
 from tests.service.conftest import LITE1, Server, StartServer
 
@@ -262,6 +264,20 @@ def test_a_bad_photo_costs_no_other_its_answer(client: httpx.Client, photo: Path
     assert [first["request_id"], junk["error"]["request_id"], last["request_id"]] == ["abc-0", "abc-1", "abc-3"]
 
 
+def test_of_64_at_once_a_corrupt_one_fails_alone(server: Server, samples: Mapping[str, Photo]) -> None:
+    photos = [encoded(photo.image.resize((300, 200)), "JPEG") for photo in samples.values()]
+
+    def ask(data: bytes) -> httpx.Response:
+        return httpx.post(f"{server.url}/predict", content=data, headers=JPEG, timeout=60)
+
+    alone = [lasting(ask(data).json()) for data in photos]
+    with ThreadPoolExecutor(64) as clients:
+        responses = list(clients.map(ask, [photos[number % len(photos)] for number in range(63)] + [photos[0][:900]]))
+    check_problem(responses.pop(), 400, "truncated")
+    for number, response in enumerate(responses):
+        assert lasting(response.json()) == alone[number % len(alone)], number
+
+
 def test_models_lists_what_can_be_chosen(client: httpx.Client) -> None:
     listed = client.get("/models").json()
     assert [(model["name"], model["default"]) for model in listed["backbones"]] == [(LITE0, True), (LITE1, False)]
@@ -345,6 +361,26 @@ def test_a_deadline_that_passed_is_told(small_server: Server) -> None:
 
     response = httpx.post(f"{small_server.url}/predict", content=slow(), headers=JPEG, timeout=60)
     check_problem(response, 504, "")
+
+
+def test_a_killed_worker_is_replaced(small_server: Server, photo: Path) -> None:
+    def workers() -> list[psutil.Process]:
+        children = psutil.Process(small_server.process.pid).children(recursive=True)
+        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and is_worker(child)]
+
+    def is_worker(process: psutil.Process) -> bool:
+        try:
+            return "_bentoml_impl.worker.service" in process.cmdline()
+        except psutil.NoSuchProcess:
+            return False
+
+    before = workers()
+    before[0].kill()
+    deadline = time.monotonic() + 60
+    while len(workers()) < 2 or before[0] in workers():
+        assert httpx.post(f"{small_server.url}/predict", files={"image": photo.read_bytes()}).status_code == 200
+        assert time.monotonic() < deadline
+    assert before[1] in workers()
 
 
 def test_stopping_loses_no_accepted_request(small_server: Server, photo: Path) -> None:

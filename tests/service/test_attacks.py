@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from tests.models.mutations import mutant

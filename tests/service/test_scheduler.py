@@ -32,7 +32,7 @@ def make(depths: list[int]) -> Iterator[Callable[[int, int], Scheduler]]:
     made = []
 
     def make(threads: int, max_queue: int) -> Scheduler:
-        made.append(Scheduler(threads, max_queue, depths.append))
+        made.append(Scheduler(threads, max_queue, 100, depths.append))
         return made[-1]
 
     yield make
@@ -84,6 +84,28 @@ def test_no_more_than_max_queue_wait(make: Make, depths: list[int]) -> None:
 
     asyncio.run(main())
     assert depths[-1] == 0
+
+
+def test_no_more_than_max_pixels_wait(make: Make) -> None:
+    async def main() -> None:
+        scheduler, gate = make(1, 9), Gate()
+        tasks = [asyncio.create_task(scheduler.run(gate.work, soon(), 500))]
+        await until(gate.begun.is_set)
+        # More than may wait, but alone.
+        large = asyncio.create_task(scheduler.run(gate.work, soon(), 101))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await scheduler.run(gate.work, soon(), 1)
+        large.cancel()
+        await asyncio.gather(large, return_exceptions=True)
+        tasks += [asyncio.create_task(scheduler.run(gate.work, soon(), 50)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await scheduler.run(gate.work, soon(), 1)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
 
 
 def test_retry_after_follows_the_measured_rate(make: Make) -> None:
@@ -151,7 +173,7 @@ def test_draining_takes_no_request_and_finishes_the_accepted(make: Make) -> None
 
 def test_it_is_stuck_when_no_thread_ever_comes_back() -> None:
     async def main() -> None:
-        scheduler, gates = Scheduler(2, 2), [Gate(), Gate()]
+        scheduler, gates = Scheduler(2, 2, 100), [Gate(), Gate()]
         deadline = asyncio.get_running_loop().time() + 10
         jobs = []
         for number, gate in enumerate(gates):

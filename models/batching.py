@@ -1,0 +1,94 @@
+"""Batches: how calls of several threads become one, and how one is cut and filled up."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from models.engines import Engine
+
+Array = NDArray[Any]
+
+
+@dataclass(eq=False)
+class _Call:
+    inputs: tuple[Array, ...]
+    result: tuple[Array, ...] | None = None
+    error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.result is not None or self.error is not None
+
+
+class BatchingEngine:
+    """Runs what several threads ask for in one batch: all that waits when the device gets free, and no timer.
+
+    Whoever gets the device works for those who wait behind him as well. A batch that fails is run anew call by call,
+    so that no one is harmed by another's input.
+    """
+
+    def __init__(self, engine: "Engine", most: int) -> None:
+        self.engine, self.most = engine, most
+        self.name, self.device = engine.name, engine.device
+        self._turn, self._changing = threading.Lock(), threading.Lock()
+        self._waiting: deque[_Call] = deque()
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        call = _Call(inputs)
+        with self._changing:
+            self._waiting.append(call)
+        with self._turn:
+            while not call.done:
+                self._work(self._take())
+        if call.error is not None:
+            raise call.error
+        assert call.result is not None
+        return call.result
+
+    def _take(self) -> list[_Call]:
+        """At least one, in the order that they came."""
+        with self._changing:
+            calls = [self._waiting.popleft()]
+            rows = len(calls[0].inputs[0])
+            while self._waiting and rows + len(self._waiting[0].inputs[0]) <= self.most:
+                calls.append(self._waiting.popleft())
+                rows += len(calls[-1].inputs[0])
+        return calls
+
+    def _work(self, calls: list[_Call]) -> None:
+        try:
+            outputs = self.engine.run(*joined([call.inputs for call in calls]))
+        except Exception as error:
+            if len(calls) == 1:
+                calls[0].error = error
+                return
+            for call in calls:
+                self._work([call])
+            return
+        start = 0
+        for call in calls:
+            stop = start + len(call.inputs[0])
+            call.result = tuple(output[start:stop] for output in outputs)
+            start = stop
+
+
+def pieces(inputs: tuple[Array, ...], most: int) -> list[tuple[Array, ...]]:
+    return [
+        tuple(array[start : start + most] for array in inputs) for start in range(0, len(inputs[0]), max(1, most))
+    ] or [inputs]
+
+
+def joined(pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+    return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+
+
+def filled_up(array: Array, sizes: Sequence[int]) -> Array:
+    """With copies of the last row, to the smallest size that holds it."""
+    size = next((size for size in sizes if size >= len(array)), len(array))
+    return array if size == len(array) else np.concatenate([array, array[-1:].repeat(size - len(array), 0)])
