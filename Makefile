@@ -49,9 +49,29 @@ format: $(INSTALLED) ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## The benchmarks of loadtests/, results into loadtests/results/
+bench: $(INSTALLED) rivals ## The benchmarks of loadtests/ (45 minutes; BENCH="--seconds 2 --turns 1": less), into loadtests/results/
 	$(BIN)/python -m loadtests.startup
 	$(BIN)/python -m loadtests.pipeline
+	$(BIN)/python -m loadtests.bench $(BENCH)
+
+# Each rival in an environment of its own, on top of the project's packages, so that torch is there already and the same.
+.PHONY: rivals load soak
+RIVALS := fastapi litserve mosec ray
+rivals: $(RIVALS:%=.rivals/%/.installed) ## The servers that the benchmark compares with, into .rivals/
+
+.rivals/%/.installed: loadtests/rivals/requirements-%.txt $(INSTALLED)
+	$(PYTHON) -m venv .rivals/$*
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.rivals/$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	.rivals/$*/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+load: $(INSTALLED) ## Locust with its page, against HOST (default http://127.0.0.1:3000)
+	$(BIN)/locust -f loadtests/locustfile.py --host $(or $(HOST),http://127.0.0.1:3000)
+
+soak: $(INSTALLED) ## Overload, a rolling restart and memory over many requests (minutes each); a verdict each
+	$(BIN)/python -m loadtests.overload
+	$(BIN)/python -m loadtests.restart
+	$(BIN)/python -m loadtests.soak
 
 screenshots: $(INSTALLED) ## The page in all its states, at 360, 768 and 1920 px, light and dark, into screenshots/
 	$(BIN)/python -m loadtests.screenshots

@@ -29,25 +29,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import onnxruntime
 import timm
 import torch
-import torchvision
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from timm.data import create_transform, resolve_model_data_config
-from torchvision.transforms import functional as transforms
 
 from evaluation.samples import SAMPLES
-from models.boxes import area, crop_box
+from loadtests.naive import Naive
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS, Catalog
 from models.comparison import Options
 from models.engines import Array, Engine
-from models.fusion import FusionRule, fuse
 from models.photo import read_photo
 from models.pipeline import Pipeline
 from models.served import Loading, Served, load
@@ -69,49 +63,6 @@ class Job:
 
 # Answers with the plain label's index, to see that the contenders do the same.
 Run = Callable[[Sequence[Job]], list[int]]
-
-
-class Naive:
-    """The models' docs, followed to the letter."""
-
-    def __init__(self, backbone: str, detector: str) -> None:
-        chosen, found = Catalog().backbone(backbone), Catalog().detector(detector)
-        self.classifier = chosen.module
-        self.detector = found.graph().build()
-        self.view_size = found.input_size
-        self.tuning = found.tuning
-        self.transform = create_transform(**resolve_model_data_config(self.classifier), is_training=False)
-        self.rule = FusionRule(self.tuning.area_weight, self.tuning.score_weight)
-
-    def __call__(self, job: Job) -> int:
-        image = Image.open(BytesIO(job.data)).convert("RGB")
-        boxes, scores = self._detect(image)
-        plain = self._classify(image)
-        crops = boxes[: job.crops].cpu().numpy() * np.array([*image.size, *image.size], np.float32)
-        seen, weights = [plain], [0.0]
-        for index, box in enumerate(crops):
-            margin = self.tuning.margin(float(area(box)) / (image.width * image.height))
-            probabilities = self._classify(image.crop(tuple(crop_box(box, margin, *image.size))))
-            seen.append(probabilities)
-            weights.append(self.rule.crop_weight(probabilities, float(scores[index]), float(scores[0])))
-        if len(crops):
-            weights[0] = self.rule.plain_weight(plain, float(area(crops[0])) / (image.width * image.height))
-        fuse(seen, weights)
-        return int(plain.argmax())
-
-    def _detect(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
-        bicubic = transforms.InterpolationMode.BICUBIC
-        pixels = transforms.pil_to_tensor(transforms.resize(image, [self.view_size] * 2, bicubic))
-        with torch.inference_mode():
-            scores, boxes = self.detector(pixels.permute(1, 2, 0)[None])
-        kept = torchvision.ops.nms(boxes[0], scores[0], 0.6)
-        calibrated = torch.from_numpy(self.tuning.calibrated(scores[0].numpy()))
-        kept = kept[calibrated[kept] >= self.tuning.min_score]
-        return boxes[0][kept], calibrated[kept]
-
-    def _classify(self, image: Image.Image) -> Any:
-        with torch.inference_mode():
-            return self.classifier(self.transform(image)[None]).softmax(1)[0].numpy()
 
 
 class Counting:
@@ -164,7 +115,7 @@ def stages(served: Served, jobs: Sequence[Job], repeat: int) -> dict[str, float]
     return {stage: 1000 * statistics.median(seconds) for stage, seconds in spent.items()}
 
 
-def processor_time(served: Served, naive: Callable[[Job], int], jobs: Sequence[Job], repeat: int) -> dict[str, float]:
+def processor_time(served: Served, naive: Naive, jobs: Sequence[Job], repeat: int) -> dict[str, float]:
     """Milliseconds of processor time a photo, one after the other in one thread, mean over photos and turns."""
     pipeline = Pipeline(served)
     spent = {"ours": 0.0, "naive": 0.0}
@@ -173,7 +124,7 @@ def processor_time(served: Served, naive: Callable[[Job], int], jobs: Sequence[J
         start = time.thread_time()
         pipeline.compare(read_photo(job.data), Options())
         between = time.thread_time()
-        naive(job)
+        naive.answer(job.data)
         spent["ours"] += between - start
         spent["naive"] += time.thread_time() - between
     torch.set_num_threads(_CORES)
@@ -181,7 +132,7 @@ def processor_time(served: Served, naive: Callable[[Job], int], jobs: Sequence[J
 
 
 @contextmanager
-def contenders(served: Served, alone: "Naive", backbone: str, detector: str) -> Iterator[dict[str, Run]]:
+def contenders(served: Served, alone: Naive, backbone: str, detector: str) -> Iterator[dict[str, Run]]:
     pipeline = Pipeline(served)
     torch.set_num_threads(_CORES)
 
@@ -194,7 +145,7 @@ def contenders(served: Served, alone: "Naive", backbone: str, detector: str) -> 
     ):
         yield {
             "ours": lambda jobs: list(threads.map(ours, jobs)),
-            "naive, one process": lambda jobs: [alone(job) for job in jobs],
+            "naive, one process": lambda jobs: [first(alone.answer(job.data)) for job in jobs],
             "naive, processes": lambda jobs: list(processes.map(_naive, jobs)),
         }
 
@@ -208,7 +159,12 @@ def _start(backbone: str, detector: str) -> None:
 
 
 def _naive(job: Job) -> int:
-    return _of_this_process[0](job)
+    return first(_of_this_process[0].answer(job.data))
+
+
+def first(answer: Mapping[str, Any]) -> int:
+    """The plain label's index."""
+    return int(answer["plain"]["top_k"][0]["index"])
 
 
 def race(runs: Mapping[str, Run], jobs: Sequence[Job], repeat: int, title: str) -> dict[str, list[float]]:

@@ -1,0 +1,23 @@
+"""Figureground with its models taken out: every photo gets the first one's outcome, all else is as always.
+
+bentoml serve loadtests.rivals.empty_figureground:Figureground
+"""
+
+from typing import Any
+
+from service import app
+from service.outcomes import Outcome
+
+_patched: Any = app
+_really = _patched.outcome_of
+_kept: list[Outcome] = []
+
+
+def outcome_of(*photo_and_options: Any) -> Outcome:
+    if not _kept:
+        _kept.append(_really(*photo_and_options))
+    return _kept[0]
+
+
+_patched.outcome_of = outcome_of
+Figureground = app.Figureground

@@ -1,0 +1,101 @@
+"""Servers as processes of their own: started, waited for, stopped in their tracks while others are measured, ended."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from loadtests.client import multipart, run_closed
+from service.running import running_service
+
+_ROOT = Path(__file__).resolve().parents[1]
+_START_SECONDS = 600
+_STOP_SECONDS = 60
+
+Encode = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server; `encode` makes the HTTP request of a photo, as this server wants it."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    encode: Encode
+
+    def wait_until_it_answers(self, photo: bytes) -> None:
+        """Raises `SystemExit` with the end of the server's log where it never answers with 200."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if run_closed(self.port, [self.encode(photo)], 1, 0.3).statuses[200]:
+                return
+            time.sleep(0.2)
+        raise SystemExit(f"the server did not start:\n{self.log.read_text()[-2000:]}")
+
+    def family(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def pause(self) -> None:
+        for process in self.family():
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self.family():
+            process.resume()
+
+    def memory(self) -> int:
+        """Bytes in memory of all its processes, what they share counted once."""
+        return sum(process.memory_full_info().pss for process in self.family())
+
+    def stop(self) -> int:
+        """Asks it to stop, and gives its exit code."""
+        family = self.family()
+        self.resume()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = -signal.SIGKILL
+        for process in family:
+            if process.is_running():
+                process.kill()
+        return code
+
+
+@contextmanager
+def running(
+    command: Sequence[str], port: int, log: Path, encode: Encode, environment: Mapping[str, str]
+) -> Iterator[Server]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=_ROOT
+        )
+    server = Server(port, process, log, encode)
+    try:
+        yield server
+    finally:
+        if process.poll() is None:
+            server.stop()
+
+
+@contextmanager
+def figureground(folder: Path, *arguments: str, **settings: object) -> Iterator[Server]:
+    """`figureground serve`, ready, with its own journal in `folder`, and settings such as max_queue=8."""
+    chosen = {"journal_url": f"sqlite:///{folder / 'journal.db'}", **settings}
+    environment = {f"FIGUREGROUND_{name.upper()}": str(value) for name, value in chosen.items()}
+    log = folder / "figureground.log"
+    with running_service(*arguments, environment={**os.environ, **environment}, output=log) as service:
+        service.wait_until_ready()
+        yield Server(int(service.url.rpartition(":")[2]), service.process, log, as_form)
+
+
+def as_form(photo: bytes) -> bytes:
+    return multipart("/predict", photo, "image")
