@@ -26,6 +26,7 @@ COLOURS: Mapping[str, str] = {
     "rectangle": "#9aa1ac",
     "oracle_box": "#9aa1ad",
     "oracle_zoom": "#9aa1ae",
+    "calibrated": "#2f855b",
 }
 _OTHER = "#777777"
 _LABELS = {
@@ -151,20 +152,36 @@ def reliability_svg(arms: Mapping[str, Sequence[Mapping[str, float]]], caption: 
     """By arm the filled bins with `confidence`, `accuracy` (0..1) and `photos`; a larger dot holds more photos."""
 
     def draw(axes: Any) -> None:
-        axes.plot([0, 100], [0, 100], "--", color=_FAINT, lw=1)
-        most = max((one["photos"] for bins in arms.values() for one in bins), default=1)
-        for arm, bins in arms.items():
-            colour = COLOURS.get(arm, _OTHER)
-            sure, right = ([100 * one[name] for one in bins] for name in ("confidence", "accuracy"))
-            axes.plot(sure, right, "-", color=colour, lw=1.5, label=arm.replace("_", " "))
-            axes.scatter(sure, right, [8 + 70 * one["photos"] / most for one in bins], color=colour, lw=0)
-        axes.set_xlim(0, 100)
-        axes.set_ylim(0, 102)
+        _draw_reliability(axes, arms)
         axes.set_xlabel("confidence of the first answer, %")
         axes.set_ylabel("of these right, %")
-        axes.legend(frameon=False, fontsize=9, loc="lower right")
 
     return _svg(draw, 4.2, caption)
+
+
+def score_reliability(scores: Mapping[str, Sequence[Mapping[str, float]]], title: str, path: Path) -> None:
+    """As `reliability_svg`, of detectors' scores, as a file."""
+    figure, axes = plt.subplots(figsize=(5.6, 4.4), dpi=120)
+    _draw_reliability(axes, scores)
+    axes.set_title(title)
+    axes.set_xlabel("score of the first box, %")
+    axes.set_ylabel("of these with an IoU of at least 0.5, %")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _draw_reliability(axes: Any, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    axes.plot([0, 100], [0, 100], "--", color=_FAINT, lw=1)
+    most = max((one["photos"] for bins in curves.values() for one in bins), default=1)
+    for name, bins in curves.items():
+        colour = COLOURS.get(name, _OTHER)
+        sure, right = ([100 * one[figure] for one in bins] for figure in ("confidence", "accuracy"))
+        axes.plot(sure, right, "-", color=colour, lw=1.5, label=name.replace("_", " "))
+        axes.scatter(sure, right, [8 + 70 * one["photos"] / most for one in bins], color=colour, lw=0)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 102)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
 
 
 def classes_svg(changes: Sequence[Change], caption: str) -> str:

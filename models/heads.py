@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.fcos import FcosHead
+
+AnyShare = TypeVar("AnyShare", float, NDArray[np.floating])
 
 BUNDLED = Path(__file__).parent / "heads"
 # Tensors of the backbone, by its own names, that were trained together with the head.
@@ -52,8 +54,9 @@ class Tuning:
     `min_score`: boxes below are no detection. The margin, a share of the box's longer side added on every side, goes
     from `margin_small` for the smallest box evenly to `margin_large` for one that is the whole photo. `covers_image`: a
     crop with at least this share of the photo's area is no crop. `certain`: where the first crop's top probability is
-    above this, further boxes are not looked at. `area_weight` and `score_weight` are the fused answer's
-    (`models/fusion.py`). `score_slope` and `score_offset` make a probability of what the head says about a box.
+    above this, no further crop is looked at. `closer_look`: one of the further crops is that of the first box with the
+    margin less by this; 0 does without. `area_weight` and `score_weight` are the fused answer's (`models/fusion.py`).
+    `score_slope` and `score_offset` make a probability of what the head says about a box.
     """
 
     min_score: float = 0.15
@@ -63,11 +66,12 @@ class Tuning:
     certain: float = 0.5
     area_weight: float = 2.0
     score_weight: float = 2.0
+    closer_look: float = 0.0
     score_slope: float = 1.0
     score_offset: float = 0.0
 
-    def margin(self, area_fraction: float) -> float:
-        """Of a box that covers `area_fraction` of its photo, 0..1."""
+    def margin(self, area_fraction: AnyShare) -> AnyShare:
+        """Of a box, or an array of them, that covers `area_fraction` of its photo, 0..1."""
         return self.margin_small + (self.margin_large - self.margin_small) * area_fraction
 
     def calibrated(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:

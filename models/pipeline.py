@@ -54,7 +54,10 @@ class _Work:
     space: LabelSpace
     boxes: Floats = field(default_factory=lambda: np.empty((0, 4), np.float32))
     scores: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    # The candidates' crops, and the box of each: the first box may be looked at twice.
     crops: list[Floats] = field(default_factory=list)
+    crop_boxes: list[int] = field(default_factory=list)
+    best_crop: int = 0
     probabilities: dict[View, Floats] = field(default_factory=dict)
     # Of the boxes, best first, once the crops are classified.
     order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -149,9 +152,14 @@ def _keep_boxes(work: _Work, detection: Detection) -> None:
 
 
 def _place_crops(work: _Work) -> None:
-    candidates = _CANDIDATES if work.options.box_policy == "rescored" else 1
-    width, height = work.photo.width, work.photo.height
-    work.crops = [crop_box(box, _margin(work, box), width, height) for box in work.boxes[:candidates]]
+    """The candidates' crops, best first, then a closer one of the first, unless the request says how close."""
+    rescored, closer = work.options.box_policy == "rescored", work.tuning.closer_look
+    candidates = work.boxes[: _CANDIDATES if rescored else 1]
+    looks = [(index, _margin(work, box)) for index, box in enumerate(candidates)]
+    if looks and rescored and closer and work.options.margin is None:
+        looks.append((0, looks[0][1] - closer))
+    work.crop_boxes = [index for index, _ in looks]
+    work.crops = [crop_box(work.boxes[index], margin, work.photo.width, work.photo.height) for index, margin in looks]
 
 
 def _margin(work: _Work, box: Floats) -> float:
@@ -164,7 +172,7 @@ def _first_views(work: _Work) -> list[View]:
 
 
 def _further_views(work: _Work) -> list[View]:
-    """The other candidates' crops, where the first crop's answer is not certain."""
+    """The other crops, where the first one's answer is not certain."""
     if not work.crops or float(work.probabilities["crop", 0].max()) > work.tuning.certain:
         return []
     return [("crop", index) for index in range(1, len(work.crops))]
@@ -178,19 +186,16 @@ def _judge(work: _Work) -> Floats:
         work.order = np.arange(len(work.boxes))
         return plain
     rule = FusionRule(work.tuning.area_weight, work.tuning.score_weight)
-    share = _share(work.boxes[0], work.photo)
-    weights = [
-        rule.crop_weight(work.probabilities["crop", index], float(work.scores[index]), float(work.scores[0]))
-        for index in seen
-    ]
-    fused = fuse(
-        [plain, *(work.probabilities["crop", index] for index in seen)],
-        [rule.plain_weight(plain, share), *weights],
-    )
-    best_first = sorted(seen, key=lambda index: -weights[seen.index(index)])
-    rest = [index for index in range(len(work.boxes)) if index not in seen]
-    work.order = np.array([*best_first, *rest])
-    return fused
+    scores = [float(work.scores[work.crop_boxes[index]]) for index in seen]
+    crops = [work.probabilities["crop", index] for index in seen]
+    weights = [rule.crop_weight(crop, score, scores[0]) for crop, score in zip(crops, scores, strict=True)]
+    plain_weight = rule.plain_weight(plain, _share(work.boxes[0], work.photo))
+    best_first = [seen[place] for place in np.argsort(-np.array(weights), kind="stable")]
+    work.best_crop = best_first[0]
+    # A box counts by its better look; those that were not looked at follow in their order.
+    order = [*(work.crop_boxes[index] for index in best_first), *range(len(work.boxes))]
+    work.order = np.array(list(dict.fromkeys(order)))
+    return fuse([plain, *crops], [plain_weight, *weights])
 
 
 def _arms(work: _Work) -> list[View]:
@@ -258,7 +263,7 @@ def _conclude(work: _Work, combined: Floats, watch: Stopwatch) -> Comparison:
     boxes = tuple(_box(work, index) for index in work.order)
     plain = Prediction(work.probabilities["plain"])
     crop, reason = _chosen_crop(work)
-    cropped = Prediction(work.probabilities["crop", int(work.order[0])]) if reason is None else None
+    cropped = Prediction(work.probabilities["crop", work.best_crop]) if reason is None else None
     return Comparison(
         size=(work.photo.width, work.photo.height),
         format=work.photo.format,
@@ -280,7 +285,7 @@ def _conclude(work: _Work, combined: Floats, watch: Stopwatch) -> Comparison:
 def _chosen_crop(work: _Work) -> tuple[Corners | None, NoCropReason | None]:
     if not work.crops:
         return None, "no_detection"
-    crop = work.crops[int(work.order[0])]
+    crop = work.crops[work.best_crop]
     if float(area(crop)) >= work.tuning.covers_image * work.photo.width * work.photo.height:
         return None, "covers_image"
     return _corners(crop), None

@@ -146,6 +146,25 @@ def test_the_tuned_margin_grows_with_the_box(served: Served, samples: Mapping[st
         assert asked.crop == pytest.approx(crop_box(box, 0.2, *photo.size).tolist(), abs=0.1)
 
 
+def test_a_doubt_takes_a_closer_look(served: Served, samples: Mapping[str, Photo]) -> None:
+    """At the first box alone, where the request leaves the margin to the tuning."""
+    closer, once = (tuned(served, min_score=0, certain=1.0, closer_look=look) for look in (0.2, 0.0))
+    nearer = 0
+    for photo in samples.values():
+        found, before = (pipeline.compare(photo, Options()) for pipeline in (closer, once))
+        assert found.batches == (2, 3)
+        assert before.batches == (2, 2)
+        assert found.box is not None
+        box = np.array(found.box.xyxy)
+        wide, near = (crop_box(box, margin, *photo.size).tolist() for margin in (0.0, -0.2))
+        nearer += found.crop == pytest.approx(near, abs=0.1)
+        assert found.crop in (pytest.approx(wide, abs=0.1), pytest.approx(near, abs=0.1))
+        assert sorted(box.xyxy for box in found.boxes) == sorted(box.xyxy for box in before.boxes)
+        asked = closer.compare(photo, Options(margin=0.0))
+        assert_same(asked, before)
+    assert 0 < nearer < len(samples)
+
+
 def test_the_fused_answer_weighs_as_tuned(served: Served, samples: Mapping[str, Photo]) -> None:
     photo = samples["coffee"]
     found = tuned(served, min_score=0, area_weight=0.5).compare(photo, Options(box_policy="score"))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.training.conftest import encoded
-from training.measure import Detect, Localisation, localise, squashed
+from training.measure import Detect, Localisation, localise, main, overlaps, squashed
 from training.photos import BoxedPhotos, read_photos
 
 Floats = NDArray[np.float32]
@@ -89,3 +89,30 @@ def test_squashed_is_what_the_detector_sees(photos_folder: Path) -> None:
     found = squashed(image, 32)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)))
+
+
+def test_scores_and_overlaps_of_the_first_boxes() -> None:
+    photos = photos_of((0, 0, 50, 50), (0, 0, 100, 25))
+    answers = answering([(0, 0, 0.5, 1), (0.6, 0, 1, 1)], [(0.5, 0, 1, 1), (0, 0, 1, 0.5)])
+    found = overlaps(answers, photos, np.array([0, 1]), 16)
+    assert found.scores == pytest.approx(np.array([[0.9, 0.1, 0]] * 2))
+    assert found.ious == pytest.approx(np.array([[1, 0, 0], [1 / 3, 1, 0]]))
+    assert found.shares == pytest.approx([0.5, 0.5])
+
+
+def test_the_command(
+    random_head: Path,
+    photos_folder: Path,
+    cache_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FIGUREGROUND_CACHE_DIR", str(cache_dir))
+    plot = tmp_path / "scores.png"
+    main(random_head, f"tiny-imagenet:{photos_folder}", photos=4, plot=plot)
+    told = capsys.readouterr().out
+    assert told.startswith("4 photos: CorLoc ")
+    assert "against IoU >= 0.5: ECE " in told
+    with Image.open(plot) as picture:
+        assert picture.width > 300

@@ -1,0 +1,171 @@
+"""Tune a head: what its scores mean, how it crops, and how much each view counts in the fused answer.
+
+    python -m evaluation.tune HEAD.safetensors PHOTOS --data tiny-imagenet:FOLDER
+
+PHOTOS and the data set's training photos are those that are never reported. All views that any setting could ask for
+are classified once (`evaluation/looks.py`); the settings are then compared on the same views. With `--check` nothing
+is chosen or written: the table shows what the head's own numbers reach, for photos of another kind.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import minimize
+
+from evaluation.cases import Condition, LabelledFolder, read_folder
+from evaluation.looks import Looks, collect, reached, tenths
+from models.catalog import Catalog
+from models.detectors import FcosDetector, LoadedDetector
+from models.heads import Tuning, describe_head, retune
+from models.served import Loading, Served, load
+from training.measure import overlaps
+from training.photos import read_photos
+
+KINDS: Mapping[str, tuple[Condition, ...]] = {
+    "ordinary": (Condition(),),
+    "hard edge": (Condition(0.5), Condition(0.35)),
+    "feathered edge": (Condition(0.5, edge="feathered"), Condition(0.35, edge="feathered")),
+    "flat": (Condition(0.35, "colour"),),
+}
+_MARGINS_SMALL = (-0.1, 0.0, 0.1)
+_MARGINS_LARGE = (-0.1, 0.0, 0.1)
+_CLOSER_LOOKS = (0.0, 0.1)
+_AREA_WEIGHTS = (1.0, 1.5, 2.0, 2.5, 3.0)
+_SCORE_WEIGHTS = (1.0, 1.5, 2.0, 2.5, 3.0)
+_CERTAIN = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_COVERS_IMAGE = (0.8, 0.85, 0.9, 0.95, 0.99)
+_MIN_SCORES = (0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
+# Differences below are noise on some hundred photos; among such settings the log-loss decides, or the cost.
+_NOISE = 0.2
+_CALIBRATION_PHOTOS = 3000
+_NAME = "tuned"
+
+Floats = NDArray[np.float64]
+Collected = Mapping[str, Sequence[Looks]]
+
+
+def reach(collected: Collected, tuning: Tuning) -> tuple[float, float]:
+    """Top-1 in percent and log-loss in nats of the fused answer; every kind of photos counts alike."""
+    kinds = [[reached(looks, tuning) for looks in kind] for kind in collected.values()]
+    means = [np.mean([[one.combined, one.log_loss] for one in kind], axis=0) for kind in kinds]
+    accuracy, log_loss = np.mean(means, axis=0)
+    return float(accuracy), float(log_loss)
+
+
+def tune(collected: Collected, start: Tuning) -> Tuning:
+    """Margins and weights first, on all crops; then how few crops will do; then which boxes and crops are none."""
+    everything = replace(start, certain=1.0, min_score=0.0, covers_image=2.0)
+    tried = {tuning: reach(collected, tuning) for tuning in _margins_and_weights(everything)}
+    best = max(accuracy for accuracy, _ in tried.values())
+    equal = [tuning for tuning, (accuracy, _) in tried.items() if accuracy >= best - _NOISE]
+    chosen = min(equal, key=lambda tuning: tried[tuning][1])
+    chosen = _strictest(collected, [replace(chosen, certain=value) for value in _CERTAIN])
+    chosen = _strictest(collected, [replace(chosen, covers_image=value) for value in _COVERS_IMAGE])
+    return _strictest(collected, [replace(chosen, min_score=value) for value in _MIN_SCORES])
+
+
+def _strictest(collected: Collected, choices: Sequence[Tuning]) -> Tuning:
+    """The first, the strictest, that is as good as the best, but for noise."""
+    accuracies = [reach(collected, one)[0] for one in choices]
+    return next(one for one, found in zip(choices, accuracies, strict=True) if found >= max(accuracies) - _NOISE)
+
+
+def _margins_and_weights(start: Tuning) -> Iterator[Tuning]:
+    for small, large, closer, area, score in product(
+        _MARGINS_SMALL, _MARGINS_LARGE, _CLOSER_LOOKS, _AREA_WEIGHTS, _SCORE_WEIGHTS
+    ):
+        yield replace(
+            start, margin_small=small, margin_large=large, closer_look=closer, area_weight=area, score_weight=score
+        )
+
+
+def table(collected: Collected, tunings: Mapping[str, Tuning]) -> Table:
+    """Top-1 in percent; the last columns are combined against the better of plain and the first box's crop."""
+    sets = [looks for kind in collected.values() for looks in kind]
+    shown = Table("", *(looks.name for looks in sets), "worst", "mean", "forwards")
+    for name, tuning in tunings.items():
+        found = [reached(looks, tuning) for looks in sets]
+        for arm in ("plain", "first_crop", "rescored", "oracle", "no_detection"):
+            figures = [f"{getattr(one, arm):.1f}" for one in found]
+            shown.add_row(f"{name}: {arm.replace('_', ' ')}", *figures, "", "", "")
+        gains = [one.combined - max(one.plain, one.first_crop) for one in found]
+        forwards = np.mean([one.forwards for one in found])
+        figures = [f"{one.combined:.1f}" for one in found]
+        shown.add_row(f"{name}: combined", *figures, f"{min(gains):+.1f}", f"{np.mean(gains):+.1f}", f"{forwards:.2f}")
+    return shown
+
+
+def calibrate(detector: LoadedDetector, data: str) -> tuple[float, float]:
+    """Slope and offset that make the head's scores of training photos' boxes likeliest (Platt 1999)."""
+    photos = read_photos(data, "train")
+    chosen = np.random.default_rng(0).permutation(photos.labelled())[:_CALIBRATION_PHOTOS]
+    found = overlaps(lambda pixels: detect(detector, pixels), photos, chosen, detector.model.input_size)
+    scores = np.clip(found.scores[found.scores > 0].astype(np.float64), 1e-6, 1 - 1e-6)
+    hits = found.ious[found.scores > 0] >= 0.5
+    logits = np.log(scores / (1 - scores))
+
+    def log_loss(numbers: Floats) -> float:
+        return float(np.logaddexp(0, np.where(hits, -1, 1) * (numbers[0] * logits + numbers[1])).mean())
+
+    slope, offset = minimize(log_loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
+    return float(slope), float(offset)
+
+
+def detect(detector: LoadedDetector, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    scores, boxes = detector.engine.run(pixels)
+    return scores, boxes
+
+
+def _collected(
+    served: Served, photos: LabelledFolder, tunings: Sequence[Tuning], seed: int, canvases: int
+) -> dict[str, list[Looks]]:
+    def margins(share: float, first: bool) -> set[int]:
+        return {margin for tuning in tunings for margin in tenths(tuning, share, first)}
+
+    classifier, detector = served.classifier(None), served.detector(None)
+    return {
+        kind: [collect(classifier, detector, photos, condition, margins, seed, canvases) for condition in conditions]
+        for kind, conditions in KINDS.items()
+    }
+
+
+def main(
+    head: Annotated[Path, typer.Argument(help="A head that `figureground train` wrote; it gets the numbers.")],
+    folder: Annotated[Path, typer.Argument(help="Photos with a labels.csv, not those that are reported.")],
+    data: Annotated[str | None, typer.Option(help="FORMAT:PATH of training photos, for the scores' meaning.")] = None,
+    check: Annotated[bool, typer.Option(help="Choose and write nothing; only tell what the head reaches.")] = False,
+    canvases: Annotated[int, typer.Option(help="Canvases a photo.", min=1)] = 1,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Tune a head's margins, thresholds and weights, and tell what they reach on photos and clutter made of them."""
+    from service.settings import Settings
+
+    file = describe_head(head)
+    backbone = Catalog().backbone(file.backbone)
+    catalog = Catalog(detectors={_NAME: FcosDetector(_NAME, backbone, head, "manifest")})
+    served = load(catalog, [backbone.name], [_NAME], Loading(Settings().cache_dir))
+    start = file.tuning
+    if data is not None and not check:
+        slope, offset = calibrate(served.detector(None), data)
+        start = replace(start, score_slope=round(slope, 3), score_offset=round(offset, 3))
+    considered = [start] if check else [*_margins_and_weights(start), start]
+    collected = _collected(served, read_folder(folder), considered, seed, canvases)
+    tunings = {"head": start}
+    if not check:
+        tunings["tuned"] = tune(collected, start)
+        retune(head, tunings["tuned"])
+    console = Console(width=200)
+    console.print(table(collected, tunings))
+    console.print(tunings["head" if check else "tuned"])
+
+
+if __name__ == "__main__":
+    typer.run(main)

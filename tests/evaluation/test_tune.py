@@ -1,0 +1,105 @@
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from evaluation import tune
+from evaluation.looks import CANDIDATES, HIGHEST, LOWEST, Looks
+from models.heads import Tuning, describe_head
+from models.photo import Photo
+from tests.evaluation.photos import WNIDS
+from tests.training.conftest import painted, write_split
+
+PHOTOS, CLASSES, TRUE = 200, 5, 2
+
+
+def sure_of(class_index: int, confidence: float = 0.9) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    row = np.full(CLASSES, (1 - confidence) / (CLASSES - 1))
+    row[class_index] = confidence
+    return row
+
+
+def looks_with(right: set[int], share: float = 0.1, score: float = 0.5, plain: int = 0) -> Looks:
+    """First boxes alone, right where the margin, in tenths, is one of these, and surely wrong elsewhere."""
+    crops = np.zeros((PHOTOS, CANDIDATES, HIGHEST - LOWEST + 1, CLASSES))
+    for tenths in range(LOWEST, HIGHEST + 1):
+        crops[:, 0, tenths - LOWEST] = sure_of(TRUE if tenths in right else 1)
+    scores, shares = np.zeros((PHOTOS, CANDIDATES)), np.full((PHOTOS, CANDIDATES), share)
+    scores[:, 0] = score
+    covered = np.full(crops.shape[:3], share)
+    return Looks(
+        "made", np.full(PHOTOS, TRUE), np.tile(sure_of(plain, 0.5), (PHOTOS, 1)), crops, scores, shares, covered
+    )
+
+
+def test_the_margin_is_that_of_the_right_crops() -> None:
+    small, large = looks_with({-2}, share=0.01), looks_with({1}, share=0.99, plain=TRUE)
+    found = tune.tune({"small": [small], "large": [large]}, Tuning())
+    assert (found.margin_small, found.margin_large) == (-0.2, 0.1)
+
+
+def test_a_closer_look_is_taken_where_it_helps() -> None:
+    """Half of the photos need it close, half not."""
+    near, far = looks_with({-3}, share=0.0), looks_with({-2}, share=0.0)
+    for looks, wrong in ((near, -2), (far, -3)):
+        looks.crops[:, 0, wrong - LOWEST] = sure_of(1, 0.4)
+    found = tune.tune({"near": [near], "far": [far]}, Tuning())
+    assert (found.margin_small, found.closer_look) == (-0.2, 0.1)
+    assert tune.reach({"near": [near], "far": [far]}, found)[0] == 100
+
+
+def test_boxes_below_the_threshold_are_those_that_do_not_help() -> None:
+    """The highest threshold that loses nothing."""
+    weak, strong = looks_with(set(), score=0.12, plain=TRUE), looks_with(set(range(-5, 6)), score=0.22)
+    found = tune.tune({"weak": [weak], "strong": [strong]}, Tuning())
+    assert found.min_score == 0.2
+    assert tune.reach({"weak": [weak], "strong": [strong]}, found)[0] == 100
+
+
+def test_every_kind_counts_alike() -> None:
+    good, bad = looks_with(set(range(-5, 6))), looks_with(set())
+    tuning = Tuning(min_score=0)
+    assert tune.reach({"good": [good] * 3, "bad": [bad]}, tuning)[0] == pytest.approx(50)
+    assert tune.reach({"good": [good], "bad": [bad]}, tuning) == pytest.approx(
+        tune.reach({"good": [good] * 3, "bad": [bad]}, tuning)
+    )
+
+
+def test_what_is_told_about_a_head() -> None:
+    shown = tune.table({"good": [looks_with(set(range(-5, 6)))]}, {"head": Tuning(min_score=0)})
+    assert [column.header for column in shown.columns] == ["", "made", "worst", "mean", "forwards"]
+    rows = list(zip(*(column.cells for column in shown.columns), strict=True))
+    assert rows[0] == ("head: plain", "0.0", "", "", "")
+    assert rows[-1] == ("head: combined", "100.0", "+0.0", "+0.0", "2.00")
+
+
+def test_a_head_is_tuned(
+    tmp_path: Path,
+    random_head: Path,
+    samples: Mapping[str, Photo],
+    monkeypatch: pytest.MonkeyPatch,
+    cache_dir: Path,
+) -> None:
+    monkeypatch.setenv("FIGUREGROUND_CACHE_DIR", str(cache_dir))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("coffee", "flower", "chelsea"):
+        samples[name].image.save(photos / f"{name}.png")
+    rows = "".join(f"{name}.png,{WNIDS[name]}\n" for name in ("coffee", "flower", "chelsea"))
+    (photos / "labels.csv").write_text("file,wnid\n" + rows)
+    write_split(tmp_path / "train.parquet", [painted((8, 8, 40, 40))] * 3, [[8, 8, 39, 39]] * 3)
+    head = tmp_path / "head.safetensors"
+    shutil.copy(random_head, head)
+    weights = load_file(head)
+    tune.main(head, photos, f"tiny-imagenet:{tmp_path}")
+    tuned = describe_head(head)
+    assert tuned.tuning.score_offset != 0
+    assert tuned == replace(describe_head(random_head), tuning=tuned.tuning)
+    assert all((tensor == weights[key]).all() for key, tensor in load_file(head).items())
+    before = head.read_bytes()
+    tune.main(head, photos, check=True, canvases=2)
+    assert head.read_bytes() == before
