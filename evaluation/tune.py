@@ -143,6 +143,7 @@ def main(
     data: Annotated[str | None, typer.Option(help="FORMAT:PATH of training photos, for the scores' meaning.")] = None,
     check: Annotated[bool, typer.Option(help="Choose and write nothing; only tell what the head reaches.")] = False,
     canvases: Annotated[int, typer.Option(help="Canvases a photo.", min=1)] = 1,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many photos.", min=1)] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Tune a head's margins, thresholds and weights, and tell what they reach on photos and clutter made of them."""
@@ -157,7 +158,9 @@ def main(
         slope, offset = calibrate(served.detector(None), data)
         start = replace(start, score_slope=round(slope, 3), score_offset=round(offset, 3))
     considered = [start] if check else [*_margins_and_weights(start), start]
-    collected = _collected(served, read_folder(folder), considered, seed, canvases)
+    photos = read_folder(folder)
+    photos = LabelledFolder(photos.files[:limit], photos.labels[:limit])
+    collected = _collected(served, photos, considered, seed, canvases)
     tunings = {"head": start}
     if not check:
         tunings["tuned"] = tune(collected, start)

@@ -154,17 +154,21 @@ def _keep_boxes(work: _Work, detection: Detection) -> None:
 def _place_crops(work: _Work) -> None:
     """The candidates' crops, best first, then a closer one of the first, unless the request says how close."""
     rescored, closer = work.options.box_policy == "rescored", work.tuning.closer_look
+    asked = work.options.margin is not None or work.options.box is not None
     candidates = work.boxes[: _CANDIDATES if rescored else 1]
     looks = [(index, _margin(work, box)) for index, box in enumerate(candidates)]
-    if looks and rescored and closer and work.options.margin is None:
+    if looks and rescored and closer and not asked:
         looks.append((0, looks[0][1] - closer))
     work.crop_boxes = [index for index, _ in looks]
     work.crops = [crop_box(work.boxes[index], margin, work.photo.width, work.photo.height) for index, margin in looks]
 
 
 def _margin(work: _Work, box: Floats) -> float:
-    asked = work.options.margin
-    return work.tuning.margin(_share(box, work.photo)) if asked is None else asked
+    if work.options.margin is not None:
+        return work.options.margin
+    tuned = work.tuning.margin(_share(box, work.photo))
+    # A detector's box may be cut, since it tends to be too large; a given box is as large as it was meant.
+    return tuned if work.options.box is None else max(tuned, 0.0)
 
 
 def _first_views(work: _Work) -> list[View]:
