@@ -1,15 +1,16 @@
 """The fused answer: which of the views of one photo is to be believed.
 
-A view counts by the odds of its top probability; the whole photo counts less as the object shrinks in it; a crop
-counts less as its box's score falls behind the first box's. With L the logit, c a view's top probability, a the
-first box's share of the photo's area and s a box's score:
+The views are the whole photo and crops: of the first box, and where that leaves a doubt of the next two and a closer
+one of the first. A view counts by the odds of its top probability; the whole photo counts less as the object shrinks in
+it; a crop counts less as its box's score falls behind the first box's. With L the logit, c a view's top probability, a
+the first box's share of the photo's area, s a box's score, and v and w the head's tuned weights:
 
-    z_plain = L(c_plain) + 2 ln(a)
-    z_k     = L(c_k) + 2 clip(L(s_k) - L(s_1), -6, 0)
+    z_plain = L(c_plain) + v ln(a)
+    z_k     = L(c_k) + w clip(L(s_k) - L(s_1), -6, 0)
     combined = sum of softmax(z) times the views' probabilities
 
-The crop with the largest z is the rescored one. This is the project's own rule; its weights were chosen on photos
-that are never reported (`evaluation/fusion.py` repeats the check).
+The crop with the largest z is the rescored one. This is the project's own rule; its weights are chosen on photos that
+are never reported (`evaluation/tune.py`).
 """
 
 from dataclasses import dataclass
