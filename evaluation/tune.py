@@ -40,8 +40,9 @@ _MARGINS_LARGE = (-0.1, 0.0, 0.1)
 _CLOSER_LOOKS = (0.0, 0.1)
 _AREA_WEIGHTS = (1.0, 1.5, 2.0, 2.5, 3.0)
 _SCORE_WEIGHTS = (1.0, 1.5, 2.0, 2.5, 3.0)
+# The preferred first: few forwards, a crop wherever there is one, no weak boxes.
 _CERTAIN = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_COVERS_IMAGE = (0.8, 0.85, 0.9, 0.95, 0.99)
+_COVERS_IMAGE = (0.95, 0.9, 0.85, 0.8)
 _MIN_SCORES = (0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
 # Differences below are noise on some hundred photos; among such settings the log-loss decides, or the cost.
 _NOISE = 0.2
@@ -67,13 +68,13 @@ def tune(collected: Collected, start: Tuning) -> Tuning:
     best = max(accuracy for accuracy, _ in tried.values())
     equal = [tuning for tuning, (accuracy, _) in tried.items() if accuracy >= best - _NOISE]
     chosen = min(equal, key=lambda tuning: tried[tuning][1])
-    chosen = _strictest(collected, [replace(chosen, certain=value) for value in _CERTAIN])
-    chosen = _strictest(collected, [replace(chosen, covers_image=value) for value in _COVERS_IMAGE])
-    return _strictest(collected, [replace(chosen, min_score=value) for value in _MIN_SCORES])
+    chosen = _first_good_enough(collected, [replace(chosen, certain=value) for value in _CERTAIN])
+    chosen = _first_good_enough(collected, [replace(chosen, covers_image=value) for value in _COVERS_IMAGE])
+    return _first_good_enough(collected, [replace(chosen, min_score=value) for value in _MIN_SCORES])
 
 
-def _strictest(collected: Collected, choices: Sequence[Tuning]) -> Tuning:
-    """The first, the strictest, that is as good as the best, but for noise."""
+def _first_good_enough(collected: Collected, choices: Sequence[Tuning]) -> Tuning:
+    """The first, the preferred, that is as good as the best, but for noise."""
     accuracies = [reach(collected, one)[0] for one in choices]
     return next(one for one, found in zip(choices, accuracies, strict=True) if found >= max(accuracies) - _NOISE)
 
