@@ -176,6 +176,7 @@ def test_a_manifest_that_is_no_text(folder: Path) -> None:
 def test_what_is_there_without_a_manifest() -> None:
     catalog = Catalog()
     assert catalog.names("backbones") == list(DEFAULT_BACKBONES) == list(BUNDLED)
+    assert catalog.names("detectors") == [f"{PREFIX}{name.split('.')[0]}.figureground" for name in BUNDLED]
     assert catalog.names("detectors")[0] == DEFAULT_DETECTORS[0]
     for name in catalog.names("backbones"):
         assert (catalog.backbone(name).name, catalog.backbone(name).source) == (name, "bundled")
