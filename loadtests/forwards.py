@@ -14,6 +14,7 @@ from rich.table import Table
 
 from models.backbones import example_pixels
 from models.catalog import Catalog
+from models.detectors import FcosDetector
 from models.engines import Engine, make_engine
 
 _RESULT = Path(__file__).parent / "results" / "forwards.json"
@@ -28,6 +29,7 @@ def main(repeat: Annotated[int, typer.Option(help="Forwards of each; the median 
     results = {}
     for name in catalog.names("detectors"):
         detector = catalog.detector(name)
+        assert isinstance(detector, FcosDetector)
         backbone = detector.backbone
         engines = [make_engine(one.graph(), "auto", "cpu", cache) for one in (detector, backbone)]
         sizes = (detector.input_size, backbone.preprocessing.input_size)

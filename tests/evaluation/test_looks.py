@@ -7,6 +7,7 @@ import pytest
 from evaluation.cases import Condition, LabelledFolder, read_folder
 from evaluation.looks import CANDIDATES, HIGHEST, LOWEST, Looks, collect, reached, tenths
 from models.comparison import Comparison, Options
+from models.detectors import LoadedFcos
 from models.heads import Tuning
 from models.photo import Photo
 from models.pipeline import Pipeline
@@ -42,6 +43,7 @@ def looks(request: pytest.FixtureRequest, served: Served, folder: LabelledFolder
 def answered(served: Served, folder: LabelledFolder, looks: Looks, tuning: Tuning) -> list[Comparison]:
     """What the pipeline itself says."""
     detector = served.detector(None)
+    assert isinstance(detector, LoadedFcos)
     model = replace(detector.model)
     vars(model)["file"] = replace(detector.model.file, tuning=tuning)
     pipeline = Pipeline(replace(served, detectors={model.name: replace(detector, model=model)}))

@@ -85,6 +85,8 @@ def test_a_head_is_tuned(
     cache_dir: Path,
 ) -> None:
     monkeypatch.setenv("FIGUREGROUND_CACHE_DIR", str(cache_dir))
+    for name in ("_AREA_WEIGHTS", "_SCORE_WEIGHTS"):
+        monkeypatch.setattr(tune, name, (2.0,))
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("coffee", "flower", "chelsea"):
