@@ -31,7 +31,7 @@ _HARDENED = [
     *("--read-only", "--tmpfs", "/tmp:rw,size=64m", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "1g", "--cpus", "1", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
 ]
-_READY_SECONDS = 60
+_READY_SECONDS = 180
 
 
 def podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
