@@ -61,8 +61,10 @@ def running(*arguments: str) -> Iterator[Container]:
     try:
         url = f"http://127.0.0.1:{port}"
         while not _is_ready(url):
-            told = podman("logs", identity)
-            assert time.monotonic() - start < _READY_SECONDS, told.stdout + told.stderr
+            (state,) = json.loads(podman("container", "inspect", identity).stdout)
+            if not state["State"]["Running"] or time.monotonic() - start > _READY_SECONDS:
+                told = podman("logs", identity)
+                pytest.fail(told.stdout + told.stderr)
             time.sleep(0.05)
         yield Container(identity, url, time.monotonic() - start)
     finally:
