@@ -5,7 +5,7 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz system lint format bench screenshots lock licences base-image image image-cuda image-test image-name sbom clean
+.PHONY: help demo serve test test-slow fuzz system lint format bench screenshots dashboard-picture lock licences base-image image image-cuda image-test image-name sbom clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ soak: $(INSTALLED) ## Overload, a rolling restart and memory over many requests 
 
 screenshots: $(INSTALLED) ## The page in all its states, at 360, 768 and 1920 px, light and dark, into screenshots/
 	$(BIN)/python -m loadtests.screenshots
+
+dashboard-picture: $(INSTALLED) ## docs/dashboard.png: the dashboard's queries, after minutes of load
+	$(BIN)/python -m loadtests.dashboard
 
 COMPILE := $(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-header --no-emit-index-url \
     --no-emit-find-links --no-emit-trusted-host --no-emit-options --annotation-style=line

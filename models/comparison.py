@@ -13,6 +13,8 @@ from models.label_spaces import LabelSpace
 Arm: TypeAlias = Literal["detector", "background", "center", "squashed"]
 ARMS: tuple[Arm, ...] = ("detector", "background", "center", "squashed")
 NoCropReason: TypeAlias = Literal["no_detection", "covers_image"]
+ComparisonOutcome: TypeAlias = Literal["agree", "disagree", "no_detection", "covers_image"]
+OUTCOMES: tuple[ComparisonOutcome, ...] = ("agree", "disagree", "no_detection", "covers_image")
 Corners: TypeAlias = tuple[float, float, float, float]
 
 
@@ -108,7 +110,7 @@ class Comparison:
         return None if self.cropped is None else self.plain.first == self.cropped.first
 
     @property
-    def outcome(self) -> Literal["agree", "disagree", "no_detection", "covers_image"]:
+    def outcome(self) -> ComparisonOutcome:
         if self.no_crop_reason is not None:
             return self.no_crop_reason
         return "agree" if self.agreement else "disagree"

@@ -18,7 +18,7 @@ from models.comparison import Options
 from models.header import declared_pixels
 from models.pipeline import Pipeline
 from models.trial import Trial
-from service import answers, connections, doors, endpoints, loading, logs, metrics, page
+from service import answers, connections, doors, endpoints, loading, logs, metrics, page, traces
 from service.background import BackgroundLoading
 from service.database import Database
 from service.drift import Windows
@@ -114,6 +114,7 @@ class LeanService(Service):
         ours = [
             Middleware(metrics.RequestCounter, routes=_ROUTES),
             *([Middleware(logs.AccessLog)] if chosen.access_log else []),
+            *([Middleware(traces.Traces, endpoint=chosen.traces, routes=_ROUTES)] if chosen.traces else []),
             *doors.outer(chosen),
             Middleware(Problems),
             *doors.inner(chosen, [*pages.routes, *app.routes], [route.path for route in page.OPEN]),
@@ -186,12 +187,14 @@ class Figureground:
         self.trial.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
+        if self.settings.traces:
+            await asyncio.to_thread(traces.close, self.settings.traces)
 
     def _describe(self) -> None:
         """What is told of the models, once now and whenever one more was loaded."""
         served = self.pipeline.served
         pages.state.models = orjson.dumps(answers.describe_served(served))
-        metrics.observe_models(served.load_seconds, served.awaited)
+        metrics.observe_models(served)
 
     def __is_ready__(self) -> bool:
         return not self.scheduler.draining
@@ -252,12 +255,15 @@ class Figureground:
         self, photo: bytes | None, options: Options, request_id: str, png: bool = False
     ) -> Callable[[float], bytes]:
         """One photo's whole way, for a thread of the scheduler."""
+        trace = traces.current.get()
 
         def work(waited: float) -> bytes:
             if photo is None:
                 raise too_many_bytes(self.limits.photo_bytes)
             outcome = outcome_of(photo, options, self.pipeline, self.settings.max_pixels, waited, self.trial)
             metrics.observe(outcome)
+            if trace is not None:
+                trace.observe(outcome, request_id)
             if self.journal is not None:
                 self.journal.record(outcome, self.pipeline.served, request_id, photo)
             return answers.as_png(outcome) if png else answers.as_json(outcome, self.pipeline.served, request_id)

@@ -29,8 +29,15 @@ _MYSQL: Mapping[str, Any] = {
 }
 # Arguments of a driver's connect; a driver that is not here has its own patience.
 _PATIENCE = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb": _MYSQL}
-# Any number that no other program takes in the same PostgreSQL database.
-_MIGRATION_LOCK = 0x66696775
+# What takes a lock that no other program takes, and what gives it back where the end of the transaction does not: MySQL
+# ends one at every change of the schema. SQLite's transactions are one at a time.
+_MIGRATION_LOCKS: Mapping[str, tuple[str, str | None]] = {
+    "postgresql": ("SELECT pg_advisory_xact_lock(1718187885)", None),
+    **dict.fromkeys(
+        ("mysql", "mariadb"), ("SELECT GET_LOCK('figureground', 10)", "SELECT RELEASE_LOCK('figureground')")
+    ),
+}
+_MIGRATING = threading.Lock()
 
 
 class DatabaseAway(Exception):
@@ -52,7 +59,6 @@ class Database:
         # What is read in one transaction is of one moment; SQLite and MySQL do so anyway.
         snapshot = {"isolation_level": "REPEATABLE READ"} if self._kind == "postgresql" else {}
         self._reader = self._engine.execution_options(reading=True, **snapshot)
-        self._lock = threading.Lock()
         self._up_to_date = False
 
     @contextmanager
@@ -73,7 +79,7 @@ class Database:
 
     @property
     def is_of_one_machine(self) -> bool:
-        """Whether no worker of another machine can write into it."""
+        """Whether only this service writes into it: for several there are the databases with a server."""
         return self._kind == "sqlite"
 
     def close(self) -> None:
@@ -93,17 +99,20 @@ class Database:
     def _bring_up_to_date(self) -> None:
         if self._up_to_date:
             return
-        with self._lock:
+        # Alembic is for one thread at a time.
+        with _MIGRATING:
             if self._up_to_date:
                 return
             if self._kind == "sqlite" and self.url.database:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            # Several workers start at once: the first migrates, the others then find it done.
+            lock, unlock = _MIGRATION_LOCKS.get(self._kind, (None, None))
             with self._engine.begin() as connection:
-                # Several workers start at once: the first migrates, the others then find it done. Elsewhere they may
-                # fail to make what is there already, and find it when they try again.
-                if self._kind == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                if lock is not None:
+                    connection.execute(text(lock))
                 migrate(connection)
+                if unlock is not None:
+                    connection.execute(text(unlock))
             self._up_to_date = True
 
 

@@ -72,7 +72,7 @@ async def learn(
     """One result a word, in order, all of them durable; waits a little for answers that are not in the journal yet.
 
     `space` gives the label space of a backbone and a label space's name, `rows_that_wait` how many rows the workers of
-    this machine have still to write. A later word of the same answer wins. Raises `DatabaseAway`.
+    this service have still to write. A later word of the same answer wins. Raises `DatabaseAway`.
     """
     if journal.away:
         # Known already; to find out again would hold a thread for seconds.
@@ -83,9 +83,9 @@ async def learn(
         # Asked before the look: what waited by then is written by now, or still waits.
         all_written = database.is_of_one_machine and rows_that_wait() == 0
         missing = await asyncio.to_thread(_missing, database, missing)
-        if all_written or (time.monotonic() > give_up and not journal.holds(missing)):
+        if not missing or all_written or (time.monotonic() > give_up and not journal.holds(missing)):
             break
-        await asyncio.sleep(_LOOK_SECONDS if missing else 0)
+        await asyncio.sleep(_LOOK_SECONDS)
     return await asyncio.to_thread(_learn, database, said, space)
 
 

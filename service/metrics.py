@@ -5,9 +5,12 @@ sets for its workers before they import this module. It has no exemplars then, a
 `service.workers`'.
 """
 
+import math
 import os
+import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +26,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models.comparison import OUTCOMES
+from models.served import Served
 from service.outcomes import Outcome
 from service.rows import MEASURES
 
@@ -134,13 +139,18 @@ def forget_dead_workers() -> None:
 
 
 def rows_that_wait() -> float:
-    """In all workers of this machine. One that was killed may still be counted, until somebody looks at the metrics."""
-    if _MULTIPROCESS not in os.environ:
-        found = REGISTRY.get_sample_value("figureground_journal_waiting_rows")
-        return found or 0.0
-    files = map(str, Path(os.environ[_MULTIPROCESS]).glob("gauge_livesum_*.db"))
-    merged = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+    """In all workers of this service; infinitely many where that cannot be told.
+
+    Those of a worker that was killed are counted until somebody looks at the metrics.
+    """
     name = "figureground_journal_waiting_rows"
+    if _MULTIPROCESS not in os.environ:
+        return REGISTRY.get_sample_value(name) or 0.0
+    files = map(str, Path(os.environ[_MULTIPROCESS]).glob("gauge_livesum_*.db"))
+    try:
+        merged = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, struct.error):  # A worker that begins has made its file, and not filled it.
+        return math.inf
     return float(sum(sample.value for metric in merged if metric.name == name for sample in metric.samples))
 
 
@@ -151,19 +161,24 @@ def count_rejected(status: int, reason: str | None = None) -> None:
 def count_feedback(backbone: str, correct: Mapping[str, bool]) -> None:
     """One label that was told; `correct` by arm."""
     for arm, right in correct.items():
-        feedback.labels(backbone, arm, "true" if right else "false").inc()
+        # Both series are there from the first label on: a share needs a 0 as well.
+        feedback.labels(backbone, arm, "true").inc(right)
+        feedback.labels(backbone, arm, "false").inc(not right)
 
 
 def count_journal_rows(result: Literal["committed", "lost"], rows: int) -> None:
     journal_rows.labels(result).inc(rows)
 
 
-def observe_models(load_seconds: Mapping[str, float], awaited: Iterable[str] = ()) -> None:
-    for name in awaited:
+def observe_models(served: Served) -> None:
+    """Whenever one more was loaded."""
+    for name in served.awaited:
         model_loaded.labels(name).set(0)
-    for name, seconds in load_seconds.items():
+    for name, seconds in served.load_seconds.items():
         model_loaded.labels(name).set(1)
         model_load_seconds.labels(name).set(seconds)
+    for pair in product(served.backbones, served.detectors, OUTCOMES):
+        comparisons.labels(*pair)
 
 
 def observe(outcome: Outcome) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,12 @@ def _default_journal() -> str:
 def _whole_url(url: str) -> str:
     """The server's processes run in another folder, so that a file's path must be absolute."""
     return parse_url(url).render_as_string(hide_password=False) if url else url
+
+
+def _with_exporter(endpoint: str) -> str:
+    if endpoint and not find_spec("opentelemetry.exporter.otlp"):
+        raise ValueError("needs the extra traces: pip install 'figureground[traces]'")
+    return endpoint
 
 
 class Settings(BaseSettings):
@@ -107,7 +114,7 @@ class Settings(BaseSettings):
     drift_reference_hours: int = Field(
         168, ge=1, description="Hours before those, with whose answers they are compared."
     )
-    traces: str = Field(
+    traces: Annotated[str, AfterValidator(_with_exporter)] = Field(
         "",
         pattern=r"^(https?://\S+)?$",
         description="OTLP/HTTP address that spans are sent to, such as http://localhost:4318/v1/traces; empty: off.",

@@ -13,8 +13,9 @@ import httpx
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import func, insert, select
+from sqlalchemy import event, func, insert, select, text
 
+from loadtests.postgresql import PostgreSQL
 from models.comparison import Options
 from models.pipeline import Pipeline
 from models.served import Served
@@ -25,7 +26,7 @@ from service.outcomes import outcome_of
 from service.rows import DAY, HOUR, Answer, Base, Spread, Tally, Word, insert_answers
 from service.settings import Settings
 from tests.service.conftest import StartServer
-from tests.service.journals import answers, eventually, row
+from tests.service.journals import answers, eventually, needs_postgresql, new_postgresql_url, row
 
 
 class Opened:
@@ -166,6 +167,42 @@ def test_rows_wait_for_a_locked_database(sqlite_file: Path) -> None:
     assert not opened.journal.away
     opened.journal.close()
     assert opened.told["lost"] == 0
+
+
+def test_rows_wait_for_a_full_disk(sqlite_file: Path) -> None:
+    opened = Opened(Database(f"sqlite:///{sqlite_file}"))
+    opened.journal.put(row("first"))
+    eventually(lambda: opened.told["committed"] == 1)
+
+    def fill(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA max_page_count=1")  # SQLite takes the present size instead.
+
+    event.listen(opened.journal.database._engine, "connect", fill)
+    for number in range(500):
+        opened.journal.put(row(str(number), number))
+    eventually(lambda: opened.journal.away)
+    event.remove(opened.journal.database._engine, "connect", fill)
+    eventually(lambda: opened.told == {"committed": 501})
+    opened.journal.close()
+
+
+@needs_postgresql
+def test_rows_wait_for_a_slow_database(postgresql_server: PostgreSQL) -> None:
+    """Somebody holds the table for longer than the journal waits."""
+    with new_postgresql_url(postgresql_server) as url:
+        opened, other = Opened(Database(url)), Database(url)
+        opened.journal.put(row("first"))
+        eventually(lambda: opened.told["committed"] == 1)
+        with other.writing() as connection:
+            connection.execute(text("LOCK TABLE answers"))
+            start = time.monotonic()
+            for number in range(100):
+                opened.journal.put(row(str(number)))
+            assert time.monotonic() - start < 0.5
+            eventually(lambda: opened.journal.away)
+        eventually(lambda: opened.told == {"committed": 101})
+        opened.journal.close()
+        other.close()
 
 
 def test_what_finds_no_room_is_lost_and_the_rest_comes_back(tmp_path: Path) -> None:
