@@ -81,7 +81,7 @@ class Tuning:
         """
         bounded = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
         logits = self.score_slope * np.log(bounded / (1 - bounded)) + self.score_offset
-        return (1 / (1 + np.exp(-logits))).astype(np.float32)
+        return np.asarray(1 / (1 + np.exp(-logits.clip(-80, 80))), np.float32)
 
 
 @dataclass(frozen=True)
