@@ -70,6 +70,13 @@ def test_compose_keeps_data_and_opens_nothing_to_the_network(services: dict[str,
     assert "ports" not in services["database"]
 
 
+def test_what_compose_mounts_is_in_the_project(services: dict[str, Service]) -> None:
+    mounted = [volume["source"] for service in services.values() for volume in service["volumes"]]
+    folders = [Path(source) for source in mounted if source.startswith("/")]
+    assert folders
+    assert [folder for folder in folders if not folder.is_dir()] == []
+
+
 def test_the_cpu_image_has_every_dependency_but_those_for_exports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
