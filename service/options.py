@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from models.boxes import BoxPolicy
 from models.comparison import Arm, Corners, Options
@@ -13,6 +13,7 @@ _MAX_NAME = 200
 
 
 _Coordinate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_BOX_SCHEMA = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 4, "maxItems": 4}
 
 
 def _split(value: Any) -> Any:
@@ -52,6 +53,8 @@ class OptionFields(BaseModel):
         tuple[_Coordinate, _Coordinate, _Coordinate, _Coordinate] | None,
         BeforeValidator(_split),
         AfterValidator(_with_area),
+        # BentoML's client looks for the items of every array.
+        WithJsonSchema({"anyOf": [_BOX_SCHEMA, {"type": "null"}]}),
     ] = Field(None, description="x1,y1,x2,y2 in pixels of the upright photo: a box in place of the detected one")
 
     def as_options(self) -> Options:
