@@ -43,7 +43,7 @@ _TOLD = """(name) => {
 
 
 def main() -> None:
-    table = Table("photo", "request", "drop to drawn", "the page's part, median", "worst of 20", title="milliseconds")
+    table = Table("photo", "request", "drop to drawn", "the page's part, median", f"worst of {_ROUNDS}", title="milliseconds")
     with running_service(environment={**os.environ, "FIGUREGROUND_JOURNAL_URL": ""}) as service:
         service.wait_until_ready(_START_SECONDS)
         with chromium() as browser:
