@@ -43,7 +43,8 @@ _TOLD = """(name) => {
 
 
 def main() -> None:
-    table = Table("photo", "request", "drop to drawn", "the page's part, median", f"worst of {_ROUNDS}", title="milliseconds")
+    columns = ("photo", "request", "drop to drawn", "the page's part, median", f"worst of {_ROUNDS}")
+    table = Table(*columns, title="milliseconds")
     with running_service(environment={**os.environ, "FIGUREGROUND_JOURNAL_URL": ""}) as service:
         service.wait_until_ready(_START_SECONDS)
         with chromium() as browser:
