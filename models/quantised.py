@@ -22,6 +22,7 @@ log = logging.getLogger("figureground.quantised")
 # More photos change the ranges little, and their activations are all held in memory at once.
 _MOST_PHOTOS = 100
 _LEAST_PHOTOS = 8
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"}
 
 Pixels = NDArray[np.uint8]
 
@@ -39,7 +40,7 @@ class Calibration:
     @cached_property
     def paths(self) -> list[Path]:
         """Raises `CalibrationError`."""
-        found = sorted(path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        found = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
         found = found[:: max(1, len(found) // _MOST_PHOTOS)][:_MOST_PHOTOS]
         if len(found) < _LEAST_PHOTOS:
             raise CalibrationError(

@@ -58,6 +58,7 @@ def test_useless_photos(count: int, told: str, tmp_path: Path) -> None:
 def test_of_many_photos_a_hundred_are_taken_from_everywhere(tmp_path: Path) -> None:
     for number in range(450):
         (tmp_path / f"{number:03d}.jpg").write_bytes(bytes([number % 256]))
+    (tmp_path / "labels.csv").touch()
     paths = Calibration(tmp_path).paths
     assert len(paths) == 100
     assert int(paths[-1].stem) > 390
