@@ -25,7 +25,9 @@ _PATIENCE_MS = 30_000
 OpenPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+# Of the module, not of the session: while Playwright is started, this thread has a running event loop, and tests
+# elsewhere that start one of their own fail.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(MISSING)
@@ -35,7 +37,7 @@ def browser() -> Iterator[Browser]:
         yield launched
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(start_server: StartServer, browser: Browser) -> Iterator[Server]:  # noqa: ARG001 none without a browser
     """With the bundled detector, two backbones, and a queue that is soon full."""
     with start_server(
