@@ -39,6 +39,7 @@ class Load:
     answered: Counter[int] = field(default_factory=Counter)
     cut_off: int = 0
     told: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> "Load":
         self._stop = threading.Event()
@@ -58,11 +59,15 @@ class Load:
             try:
                 with httpx.Client(base_url=self.server.url, timeout=60) as client:
                     response = client.post("/predict", files={"image": self.photo})
-                    self.answered[response.status_code] += 1
+                    with self._counting:
+                        self.answered[response.status_code] += 1
                     word = {"request_id": response.json()["request_id"], "label": 285}
-                    self.told += client.post("/feedback", json=word).status_code == 200
+                    taken = client.post("/feedback", json=word).status_code == 200
+                    with self._counting:
+                        self.told += taken
             except httpx.TransportError:
-                self.cut_off += 1
+                with self._counting:
+                    self.cut_off += 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def queries() -> Iterator[Any]:
             yield pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}", marks=marks)
 
 
-@pytest.mark.parametrize("expression", queries())
+@pytest.mark.parametrize("expression", list(queries()))
 def test_every_query_of_the_dashboard_finds_data(watched: Watched, expression: str) -> None:
     def found() -> list[float]:
         values = [float(series["value"][1]) for series in watched.prometheus.query(expression)]
