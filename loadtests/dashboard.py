@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import DateFormatter
 
 from evaluation.samples import SAMPLES
+from loadtests.crowd import crowd
 from loadtests.prometheus import RULES, Prometheus, prometheus
 from models.catalog import DEFAULT_BACKBONES
 from service.running import running_service
@@ -40,38 +42,22 @@ _UNITS: dict[str, Callable[[float], str]] = {
 _TRUTHS = {"chelsea": "Egyptian cat", "coffee": "espresso", "motorcycle_left": "moped", "china": "palace"}
 
 
-class Visitors:
-    """Clients with photos of all sorts, some of them broken, who now and then tell what was true."""
+def _visit(url: str, number: int, stop: threading.Event) -> None:
+    """A client with photos of all sorts, some of them broken, who now and then tells what was true."""
+    chosen = random.Random(number)
+    while not stop.is_set():
+        with httpx.Client(base_url=url, timeout=60) as client:
+            _ask(client, chosen)
+        time.sleep(chosen.random() * 0.3)
 
-    def __init__(self, url: str, clients: int) -> None:
-        self._url = url
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, args=[number]) for number in range(clients)]
 
-    def __enter__(self) -> "Visitors":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _visit(self, number: int) -> None:
-        chosen = random.Random(number)
-        while not self._stop.is_set():
-            with httpx.Client(base_url=self._url, timeout=60) as client:
-                self._ask(client, chosen)
-            time.sleep(chosen.random() * 0.3)
-
-    def _ask(self, client: httpx.Client, chosen: random.Random) -> None:
-        name = chosen.choice(sorted(SAMPLES))
-        photo = b"junk" if chosen.random() < 0.03 else SAMPLES[name].path.read_bytes()
-        options = {"backbone": chosen.choice(DEFAULT_BACKBONES[:2])}
-        answer = client.post("/predict", files={"image": photo}, params=options)
-        if answer.is_success and name in _TRUTHS and chosen.random() < 0.5:
-            client.post("/feedback", json={"request_id": answer.json()["request_id"], "label": _TRUTHS[name]})
+def _ask(client: httpx.Client, chosen: random.Random) -> None:
+    name = chosen.choice(sorted(SAMPLES))
+    photo = b"junk" if chosen.random() < 0.03 else SAMPLES[name].path.read_bytes()
+    options = {"backbone": chosen.choice(DEFAULT_BACKBONES[:2])}
+    answer = client.post("/predict", files={"image": photo}, params=options)
+    if answer.is_success and name in _TRUTHS and chosen.random() < 0.5:
+        client.post("/feedback", json={"request_id": answer.json()["request_id"], "label": _TRUTHS[name]})
 
 
 def draw(running: Prometheus, start: float, end: float, out: Path) -> None:
@@ -135,7 +121,7 @@ def main(
             service.wait_until_ready()
             with prometheus(service.url.removeprefix("http://")) as running:
                 start = time.time()
-                with Visitors(service.url, clients):
+                with crowd(clients, partial(_visit, service.url)):
                     time.sleep(seconds)
                 draw(running, start, time.time(), out)
     print(f"{out}: {out.stat().st_size / 1024:.0f} KiB")

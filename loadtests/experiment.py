@@ -5,11 +5,9 @@ python -m loadtests.experiment
 
 import json
 import statistics
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, event, insert, text
 
-from loadtests.postgresql import postgresql
+from loadtests.postgresql import databases
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
 from service.database import Database
 from service.drift import Windows, drift
@@ -123,13 +121,7 @@ def main(number: Annotated[int, typer.Option("--rows", help="Answers in the jour
     }
     table = Table("database", *(f"{name} (ms)" for name in ranges))
     result: dict[str, dict[str, float]] = {}
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        urls = {"SQLite": f"sqlite:///{folder}/journal.db"}
-        try:
-            urls["PostgreSQL"] = stack.enter_context(postgresql()).url
-        except FileNotFoundError as error:
-            console.print(str(error))
+    with databases() as urls:
         for name, url in urls.items():
             database = Database(url)
             fill(database, number)

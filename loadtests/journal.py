@@ -4,10 +4,8 @@ python -m loadtests.journal
 """
 
 import json
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +15,7 @@ from rich.table import Table
 from sqlalchemy import text
 
 from loadtests.experiment import rows
-from loadtests.postgresql import postgresql
+from loadtests.postgresql import databases
 from service.database import Database
 from service.rows import Row, insert_answers
 
@@ -64,13 +62,7 @@ def main(
     """The database and its clients share this machine's cores."""
     console, table = Console(), Table("database", "writers", "rows/s", "bytes/row")
     result = []
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        urls = {"SQLite": f"sqlite:///{folder}/journal.db"}
-        try:
-            urls["PostgreSQL"] = stack.enter_context(postgresql()).url
-        except FileNotFoundError as error:
-            console.print(str(error))
+    with databases() as urls:
         for name, url in urls.items():
             found = list(rows(2 * number))
             groups = [found[start : start + group] for start in range(0, len(found), group)]

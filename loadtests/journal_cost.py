@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.client import multipart, run_closed
-from loadtests.outage import family
 from loadtests.photos import photos_of
 from models.catalog import DEFAULT_BACKBONES
-from service.running import RunningService, running_service
+from service.running import RunningService, family, running_service
 
 _RESULT = Path(__file__).parent / "results" / "journal_cost.json"
 _LEAST = 0.97

@@ -21,10 +21,11 @@ from rich.table import Table
 from sqlalchemy import select
 
 from evaluation.samples import SAMPLES
+from loadtests.crowd import crowd
 from loadtests.postgresql import postgresql
 from service.database import Database
 from service.rows import Answer, Word
-from service.running import RunningService, running_service
+from service.running import RunningService, family, running_service
 
 _RESULT = Path(__file__).parent / "results" / "outage.json"
 _BACK_SECONDS = 60
@@ -32,31 +33,18 @@ _BACK_SECONDS = 60
 
 @dataclass
 class Load:
-    """Clients that ask and then tell the label, each as soon as the last answer came, until they are stopped."""
+    """What clients were answered that ask and then tell the label, each as soon as the last answer came."""
 
     service: RunningService
-    clients: int
     predictions: Counter[int] = field(default_factory=Counter)
     feedback: Counter[int] = field(default_factory=Counter)
     answered: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
 
-    def __enter__(self) -> "Load":
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=[number]) for number in range(self.clients)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self, number: int) -> None:
+    def work(self, number: int, stop: threading.Event) -> None:
         photo = list(SAMPLES.values())[number % 2].path.read_bytes()
         with httpx.Client(base_url=self.service.url, timeout=60) as client:
-            while not self._stop.is_set():
+            while not stop.is_set():
                 try:
                     self._ask(client, photo)
                 except httpx.TransportError:
@@ -105,7 +93,8 @@ def main(
         chosen = {"FIGUREGROUND_JOURNAL_URL": database.url, "FIGUREGROUND_WORKERS": str(workers)}
         with running_service(environment={**os.environ, **chosen}, output=Path(folder, "log")) as service:
             service.wait_until_ready()
-            with Load(service, clients) as outage:
+            outage, killed = Load(service), Load(service)
+            with crowd(clients, outage.work):
                 time.sleep(seconds)
                 database.stop()
                 time.sleep(seconds)
@@ -113,7 +102,7 @@ def main(
                 time.sleep(seconds)
             _wait_until_written(service)
             stopped = kept(database.url, outage)
-            with Load(service, clients) as killed:
+            with crowd(clients, killed.work):
                 time.sleep(seconds)
                 for pid in family(service.process.pid):
                     os.kill(pid, signal.SIGKILL)
@@ -130,12 +119,6 @@ def main(
     if any(faults):
         raise SystemExit("FAILED: something is lost")
     print("PASSED: no prediction failed, no row and no feedback with a 200 is lost")
-
-
-def family(pid: int) -> list[int]:
-    """The process, its children and theirs."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def _wait_until_written(service: RunningService) -> None:

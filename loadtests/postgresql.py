@@ -3,13 +3,14 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from service.running import free_port
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,8 @@ def postgresql() -> Iterator[PostgreSQL]:
     binaries = find_binaries()
     if binaries is None:
         raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
-    with tempfile.TemporaryDirectory(prefix="figureground-") as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        server = PostgreSQL(binaries, Path(folder), port)
+    with tempfile.TemporaryDirectory(prefix="figureground-") as folder:
+        server = PostgreSQL(binaries, Path(folder), free_port())
         if os.geteuid() == 0:
             os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
         server._run("initdb", "-A", "trust", "-U", "figureground")
@@ -63,3 +61,16 @@ def postgresql() -> Iterator[PostgreSQL]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def databases() -> Iterator[dict[str, str]]:
+    """URLs of an empty SQLite and, where it is installed, an empty PostgreSQL, by name; says so where it is not."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="figureground-"))
+        urls = {"SQLite": f"sqlite:///{folder}/journal.db"}
+        try:
+            urls["PostgreSQL"] = stack.enter_context(postgresql()).url
+        except FileNotFoundError as error:
+            print(error)
+        yield urls

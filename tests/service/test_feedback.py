@@ -32,6 +32,7 @@ from service.feedback import Class, Learnt, Said, learn
 from service.journal import Journal, prune
 from service.problems import Problem, Problems
 from service.rows import FURTHER_ASKED, FURTHER_RIGHT, GIVEN, HOUR, RIGHT, UNLABELLED, Word, insert_answers
+from service.running import family
 from tests.service.conftest import Server, StartServer
 from tests.service.journals import WNIDS, answers, eventually, needs_postgresql, new_postgresql_url, row
 
@@ -316,12 +317,6 @@ def test_without_a_journal_there_is_nothing_to_tell() -> None:
     for response in (client.post("/feedback", json=GOOD), client.get("/experiment")):
         assert response.status_code == 404
         assert "FIGUREGROUND_JOURNAL_URL" in response.json()["detail"]
-
-
-def family(pid: int) -> list[int]:
-    """The process, its children and theirs."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def test_feedback_outlives_the_server(start_server: StartServer, photo: Path, tmp_path: Path) -> None:

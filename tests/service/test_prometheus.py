@@ -16,13 +16,14 @@ import httpx
 import pytest
 import torch
 
+from loadtests.crowd import crowd
 from loadtests.prometheus import RULES, Prometheus, is_installed, prometheus
 from service.database import Database
 from service.rows import HOUR, insert_answers
+from service.running import family
 from tests.conftest import LITE0
 from tests.service.conftest import Server, StartServer
 from tests.service.journals import eventually, row
-from tests.service.test_feedback import family
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="Prometheus is not installed: make system")
 
@@ -32,7 +33,7 @@ _SECONDS = 120
 
 @dataclass
 class Load:
-    """Clients that go on until they are stopped, and what they were answered."""
+    """What clients were answered that ask and then tell the label."""
 
     server: Server
     photo: bytes
@@ -41,21 +42,9 @@ class Load:
     told: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
-    def __enter__(self) -> "Load":
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work) for _ in range(3)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
+    def work(self, _: int, stop: threading.Event) -> None:
         """A connection each, so that every worker gets its share."""
-        while not self._stop.is_set():
+        while not stop.is_set():
             try:
                 with httpx.Client(base_url=self.server.url, timeout=60) as client:
                     response = client.post("/predict", files={"image": self.photo})
@@ -99,7 +88,8 @@ def watched(start_server: StartServer, photo: Path, tmp_path_factory: pytest.Tem
     with Database(url).writing() as connection:
         insert_answers(connection, [row(str(one), yesterday, backbone=LITE0, box_area=0.9) for one in range(50)])
     with start_server(workers=2, journal_url=url) as server, prometheus(server.url.removeprefix("http://")) as running:
-        with Load(server, photo.read_bytes()) as load:
+        load = Load(server, photo.read_bytes())
+        with crowd(3, load.work):
             eventually(lambda: load.answered[200] >= 10, _SECONDS)
             eventually(lambda: latest(running, 'figureground_requests_total{route="/predict"}') > 0, _SECONDS)
             before = workers(server)
