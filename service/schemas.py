@@ -57,8 +57,9 @@ _MODEL = shape(
     loaded=FLAG,
     architecture=TEXT,
     input_size={"type": "integer", "minimum": 1},
-    label_space=TEXT,
-    classes=COUNT,
+    # null of a detector whose classes are none that are served
+    label_space=null_or(TEXT),
+    classes=null_or(COUNT),
     parameters=COUNT,
     sha256=TEXT,
     source=TEXT,
