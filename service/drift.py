@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.stats import chi2_contingency
+from numpy.typing import NDArray
+from scipy.special import chdtrc
 from sqlalchemy import Connection, Select, case, func, literal, select
 
-from service.rows import HOUR, MEASURES, Spread, Tally, cover
+from service.rows import HOUR, MEASURES, Spread, Tally, counted_in, cover
 
 AGREEMENT = "agreement"
 _BINS: Mapping[str, int] = {**{measure: len(bounds) + 1 for measure, bounds in MEASURES.items()}, AGREEMENT: 2}
@@ -63,8 +64,15 @@ def compare(latest: Sequence[int], reference: Sequence[int]) -> dict[str, Any]:
             for new, old in filled
         ]
         psi = sum((new - old) * math.log(new / old) for new, old in shares)
-        p_value = float(chi2_contingency(np.array(filled).T, correction=False).pvalue)
+        p_value = _pearson(np.array(filled, np.float64))
     return {"psi": psi, "p_value": p_value, "answers": answers, "reference": before}
+
+
+def _pearson(counts: NDArray[np.float64]) -> float:
+    """The p-value of counts, (bins, 2), none of the rows and columns empty; 1 of a single bin."""
+    expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    return float(chdtrc(len(counts) - 1, statistic)) if len(counts) > 1 else 1.0
 
 
 def _share(part: int, whole: int, pooled_part: int, pooled: int) -> float:
@@ -75,13 +83,13 @@ def _share(part: int, whole: int, pooled_part: int, pooled: int) -> float:
 def _counts(connection: Connection, low: int, high: int, detector: str | None) -> Counts:
     """Answers by backbone and measure, and bin."""
     counts: Counts = {}
-    for span, first, last in cover(max(0, low), high):
-        for table, statement in _histograms():
-            statement = statement.where(table.span == span, table.number >= first, table.number < last)
-            if detector is not None:
-                statement = statement.where(table.detector == detector)
-            for backbone, measure, number, answers in connection.execute(statement):
-                counts.setdefault((backbone, measure), Counter())[number] += int(answers)
+    parts = list(cover(max(0, low), high))
+    for table, statement in _histograms():
+        statement = statement.where(counted_in(table, parts))
+        if detector is not None:
+            statement = statement.where(table.detector == detector)
+        for backbone, measure, number, answers in connection.execute(statement):
+            counts.setdefault((backbone, measure), Counter())[number] += int(answers)
     return counts
 
 

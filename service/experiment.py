@@ -14,14 +14,13 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from scipy.optimize import brentq
-from scipy.special import betaln, xlog1py, xlogy
-from scipy.stats import binomtest
+from scipy.special import bdtr, betaln, ndtri, xlog1py, xlogy
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from service.database import Database
 from service.drift import Windows, drift
 from service.problems import Problem
-from service.rows import DAY, FURTHER_ASKED, FURTHER_RIGHT, GIVEN, RIGHT, UNLABELLED, Answer, Tally, cover
+from service.rows import DAY, FURTHER_ASKED, FURTHER_RIGHT, GIVEN, RIGHT, UNLABELLED, Answer, Tally, counted_in, cover
 
 ALPHA = 0.05
 # An e-value above it is told as it: JSON has no infinity.
@@ -89,12 +88,11 @@ def count(connection: Connection, asked: Asked) -> Counter[Kind]:
     """How many answers of each kind."""
     counts: Counter[Kind] = Counter()
     low, high = max(0, asked.since or 0), _NEVER if asked.until is None else min(asked.until, _NEVER)
-    for span, first, last in cover(low, high):
+    parts = list(cover(low, high))
+    _sum(connection, counts, Tally, [counted_in(Tally, parts)], asked.detector)
+    for span, first, last in parts:
         if span is None:
             _sum(connection, counts, Answer, answered(first, last), asked.detector)
-        else:
-            of_span = [Tally.span == span, Tally.number >= first, Tally.number < last]
-            _sum(connection, counts, Tally, of_span, asked.detector)
     return +counts
 
 
@@ -175,9 +173,13 @@ def proportion(correct: int, total: int) -> dict[str, Any]:
     """With the score interval of Wilson (1927), J. Am. Stat. Assoc. 22, 209-212; of nothing, nothing is known."""
     if total == 0:
         return {"labelled": 0, "correct": 0, "accuracy": None, "low": 0.0, "high": 1.0}
-    interval = binomtest(correct, total).proportion_ci(1 - ALPHA, method="wilson")
-    low, high = float(interval.low), float(interval.high)
-    return {"labelled": total, "correct": correct, "accuracy": correct / total, "low": low, "high": high}
+    accuracy, z = correct / total, float(ndtri(1 - ALPHA / 2))
+    middle = (correct + z * z / 2) / (total + z * z)
+    half = z * math.sqrt(correct * (1 - accuracy) + z * z / 4) / (total + z * z)
+    # Rounding would miss the ends, which are reached where all or none are right.
+    low = middle - half if correct else 0.0
+    high = middle + half if correct < total else 1.0
+    return {"labelled": total, "correct": correct, "accuracy": accuracy, "low": low, "high": high}
 
 
 def mcnemar(rescued: int, broken: int) -> float:
@@ -185,7 +187,7 @@ def mcnemar(rescued: int, broken: int) -> float:
 
     It holds for one look at a number of answers that was fixed beforehand.
     """
-    return float(binomtest(rescued, rescued + broken).pvalue) if rescued + broken else 1.0
+    return min(1.0, 2 * float(bdtr(min(rescued, broken), rescued + broken, 0.5)))
 
 
 def sequential(rescued: int, broken: int) -> dict[str, float]:

@@ -8,7 +8,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import JSON, BigInteger, Connection, Integer, SmallInteger, String, insert, select, tuple_, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    SmallInteger,
+    String,
+    and_,
+    false,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -190,6 +205,18 @@ def cover(low: int, high: int, spans: Sequence[int] = SPANS) -> Iterator[tuple[i
     yield span, first, last
     yield from cover(low, first * span, shorter)
     yield from cover(last * span, high, shorter)
+
+
+def counted_in(
+    table: "type[Tally] | type[Spread]", parts: Iterable[tuple[int | None, int, int]]
+) -> ColumnElement[bool]:
+    """The sums of the parts that `cover` gives, those of microseconds left out."""
+    ranges = [
+        and_(table.span == span, table.number >= first, table.number < last)
+        for span, first, last in parts
+        if span is not None
+    ]
+    return or_(false(), *ranges)
 
 
 def insert_answers(connection: Connection, rows: Sequence[Row], again: bool = False) -> None:
