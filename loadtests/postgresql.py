@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from service.running import free_port
 
@@ -27,9 +28,9 @@ class PostgreSQL:
         options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
         self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
-    def stop(self) -> None:
-        """Cuts the connections that are open, and takes back what they have not committed."""
-        self._run("pg_ctl", "-w", "-m", "fast", "stop")
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Cuts the connections that are open, and takes back what they have not committed; immediate is for good."""
+        self._run("pg_ctl", "-w", "-m", mode, "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
         # PostgreSQL refuses to run as root.
@@ -60,7 +61,8 @@ def postgresql() -> Iterator[PostgreSQL]:
         try:
             yield server
         finally:
-            server.stop()
+            # What it holds in memory is not worth the seconds that writing it would take.
+            server.stop("immediate")
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DataError, DisconnectionError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 # How long a connection waits for a lock, and for a server that does not answer.
 _LOCK_SECONDS = 2
@@ -164,19 +164,39 @@ def parse_url(url: str) -> URL:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
-        # A connection a transaction costs a fraction of a millisecond, and finds a file that was replaced.
-        engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": _LOCK_SECONDS})
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
+        return _sqlite_engine(url, Path(url.database or ""))
     return create_engine(url, pool_pre_ping=True, connect_args={**_PATIENCE.get(url.get_driver_name(), {})})
 
 
-def _set_up_sqlite(connection: Any, _: object) -> None:
-    # Transactions are begun by us: the module's own would begin at the first write, too late to read beforehand.
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+def _sqlite_engine(url: URL, path: Path) -> Engine:
+    # Some connections stay open: whoever closes the last one moves the whole log into the file, which costs more than a
+    # commit does.
+    engine = create_engine(url, pool_size=2, max_overflow=-1, connect_args={"timeout": _LOCK_SECONDS})
+
+    def set_up(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["file"] = _identity(path)
+        # Transactions are begun by us: the module's own would begin at the first write, too late to read beforehand.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    def check(_: Any, record: ConnectionPoolEntry, __: Any) -> None:
+        """What is written into a file that was deleted or replaced is lost, so that the new one is opened."""
+        if record.info["file"] != _identity(path):
+            raise DisconnectionError
+
+    event.listen(engine, "connect", set_up)
+    event.listen(engine, "checkout", check)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _begin_sqlite(connection: Connection) -> None:

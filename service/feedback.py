@@ -80,10 +80,12 @@ async def learn(
     database, missing = journal.database, _ids(said)
     give_up = time.monotonic() + _WAIT_SECONDS
     while missing:
+        if held := journal.holds(missing):
+            journal.hurry()
         # Asked before the look: what waited by then is written by now, or still waits.
         all_written = database.is_of_one_machine and rows_that_wait() == 0
         missing = await asyncio.to_thread(_missing, database, missing)
-        if not missing or all_written or (time.monotonic() > give_up and not journal.holds(missing)):
+        if not missing or all_written or (time.monotonic() > give_up and not held):
             break
         await asyncio.sleep(_LOOK_SECONDS)
     return await asyncio.to_thread(_learn, database, said, space)

@@ -41,8 +41,8 @@ log = logging.getLogger("figureground.journal")
 OnRows: TypeAlias = Callable[[Literal["committed", "lost"], int], object]
 
 _GROUP = 500
-# Between two groups: how long a row may wait, and how seldom a busy service commits.
-_PAUSE_SECONDS = 0.1
+# Between two groups: how long a row may wait that nobody asks for, and how seldom a busy service commits.
+_PAUSE_SECONDS = 0.25
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 2.0
 _CLOSE_SECONDS = 5.0
 _PRUNE_SECONDS = 600.0
@@ -69,7 +69,7 @@ class Journal:
         self._on_waiting = on_waiting
         self._rows: deque[Row] = deque()
         self._changed = threading.Condition()
-        self._closing = threading.Event()
+        self._closing, self._hurry = threading.Event(), threading.Event()
         self._away = False
         self._pruned = 0.0
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -105,9 +105,14 @@ class Journal:
             waiting = list(self._rows)
         return any(row["request_id"] in request_ids for row in waiting)
 
+    def hurry(self) -> None:
+        """Somebody waits for a row: the next group is not waited for."""
+        self._hurry.set()
+
     def close(self) -> None:
         """Writes what waits, for some seconds at most; the rest is lost."""
         self._closing.set()
+        self._hurry.set()
         with self._changed:
             self._changed.notify()
         self._thread.join()
@@ -140,8 +145,10 @@ class Journal:
             else:
                 self._tell(None)
                 self._done(group, "committed")
+            if len(group) < size and not self._closing.is_set():
+                self._hurry.wait(_PAUSE_SECONDS)
+                self._hurry.clear()
             size, delay = _GROUP, _FIRST_RETRY_SECONDS
-            self._closing.wait(_PAUSE_SECONDS)
         if self._rows:
             self._on_rows("lost", len(self._rows))
 

@@ -6,6 +6,7 @@ Times are microseconds since 1970 in UTC, so that both databases compare and add
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
@@ -13,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Insert,
     Integer,
     SmallInteger,
     String,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -163,7 +166,9 @@ class SpreadKey(NamedTuple):
 
 
 Key: TypeAlias = TallyKey | SpreadKey
-SUMS: Mapping[type[Key], type[Tally] | type[Spread]] = {TallyKey: Tally, SpreadKey: Spread}
+# In the order in which all writers come to them.
+SUMS: Mapping[type[Key], type[Tally] | type[Spread]] = {SpreadKey: Spread, TallyKey: Tally}
+_UPSERTS: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 def tally_keys(row: Mapping[str, Any]) -> list[Key]:
@@ -231,21 +236,40 @@ def insert_answers(connection: Connection, rows: Sequence[Row], again: bool = Fa
 
 def add_to_sums(connection: Connection, changes: Mapping[Key, int]) -> None:
     """Always in the same order, so that two writers wait for each other instead of in a circle."""
-    for key, change in sorted(changes.items(), key=lambda one: (type(one[0]).__name__, one[0])):
-        if change == 0:
-            continue
-        if not _add(connection, key, change):
-            try:
-                with connection.begin_nested():
-                    connection.execute(insert(SUMS[type(key)]), {**key._asdict(), "answers": change})
-            except IntegrityError:  # Another writer was the first to make it.
-                _add(connection, key, change)
+    for kind, table in SUMS.items():
+        keys = sorted(key for key, change in changes.items() if isinstance(key, kind) and change)
+        sums = [{**key._asdict(), "answers": changes[key]} for key in keys]
+        if sums and connection.dialect.name in _UPSERTS:
+            connection.execute(_upsert(connection.dialect.name, table), sums)
+        else:
+            for one in sums:
+                _add_or_make(connection, table, one)
 
 
-def _add(connection: Connection, key: Key, change: int) -> bool:
-    table = SUMS[type(key)]
-    one = [getattr(table, name) == value for name, value in key._asdict().items()]
-    return connection.execute(update(table).where(*one).values(answers=table.answers + change)).rowcount > 0
+@cache
+def _upsert(dialect: str, table: type[Tally] | type[Spread]) -> Insert:
+    """Adds to a sum that is there already."""
+    statement = _UPSERTS[dialect](table)
+    added = {"answers": table.answers + statement.excluded.answers}
+    upsert: Insert = statement.on_conflict_do_update(index_elements=table.__table__.primary_key, set_=added)
+    return upsert
+
+
+def _add_or_make(connection: Connection, table: type[Tally] | type[Spread], one: Mapping[str, Any]) -> None:
+    """The same for a database whose upsert is not known here."""
+    if _add(connection, table, one):
+        return
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(table), one)
+    except IntegrityError:  # Another writer was the first to make it.
+        _add(connection, table, one)
+
+
+def _add(connection: Connection, table: type[Tally] | type[Spread], one: Mapping[str, Any]) -> bool:
+    alike = [getattr(table, name) == value for name, value in one.items() if name != "answers"]
+    added = update(table).where(*alike).values(answers=table.answers + one["answers"])
+    return connection.execute(added).rowcount > 0
 
 
 def _bin(measure: str, value: float) -> int:

@@ -34,7 +34,7 @@ from service.problems import Problem, Problems
 from service.rows import FURTHER_ASKED, FURTHER_RIGHT, GIVEN, HOUR, RIGHT, UNLABELLED, Word, insert_answers
 from service.running import family
 from tests.service.conftest import Server, StartServer
-from tests.service.journals import WNIDS, answers, eventually, needs_postgresql, new_postgresql_url, row
+from tests.service.journals import WNIDS, answers, emptied, eventually, needs_postgresql, row
 
 LABELS = imagenet_1k().labels
 
@@ -224,30 +224,29 @@ def test_two_at_once_are_both_counted(url: str) -> None:
 def test_a_stopped_database_loses_no_row_and_no_feedback(postgresql_server: PostgreSQL) -> None:
     """Rows come in all the time while PostgreSQL is stopped in the middle and started again."""
     told: Counter[str] = Counter()
-    with new_postgresql_url(postgresql_server) as url:
-        journal = Journal(Database(url), 10_000, 0, lambda result, rows: told.update({result: rows}))
-        kept, refused = [], 0
-        for number in range(60):
-            if number == 20:
-                postgresql_server.stop()
-            if number == 40:
-                postgresql_server.start()
-                eventually(lambda: not journal.away)
-            journal.put(row(str(number)))
-            try:
-                if outcome(tell(journal, (str(max(0, number - 5)), number))[0]) == WNIDS[number]:
-                    kept.append((str(max(0, number - 5)), WNIDS[number]))
-            except DatabaseAway:
-                refused += 1
-        eventually(lambda: told["committed"] == 60)
-        journal.close()
-        with journal.database.reading() as connection:
-            found = {(one, wnid) for one, wnid in connection.execute(select(Word.request_id, Word.wnid))}
-        assert told["lost"] == 0
-        assert refused >= 20
-        assert len(kept) >= 30
-        assert set(kept) <= found
-        journal.database.close()
+    journal = Journal(Database(emptied(postgresql_server)), 10_000, 0, lambda result, rows: told.update({result: rows}))
+    kept, refused = [], 0
+    for number in range(60):
+        if number == 20:
+            postgresql_server.stop()
+        if number == 40:
+            postgresql_server.start()
+            eventually(lambda: not journal.away)
+        journal.put(row(str(number)))
+        try:
+            if outcome(tell(journal, (str(max(0, number - 5)), number))[0]) == WNIDS[number]:
+                kept.append((str(max(0, number - 5)), WNIDS[number]))
+        except DatabaseAway:
+            refused += 1
+    eventually(lambda: told["committed"] == 60)
+    journal.close()
+    with journal.database.reading() as connection:
+        found = {(one, wnid) for one, wnid in connection.execute(select(Word.request_id, Word.wnid))}
+    assert told["lost"] == 0
+    assert refused >= 20
+    assert len(kept) >= 30
+    assert set(kept) <= found
+    journal.database.close()
 
 
 def predict(client: httpx.Client, photo: Path) -> str:

@@ -26,7 +26,7 @@ from service.outcomes import outcome_of
 from service.rows import DAY, HOUR, Answer, Base, Spread, Tally, Word, insert_answers
 from service.settings import Settings
 from tests.service.conftest import StartServer
-from tests.service.journals import answers, eventually, needs_postgresql, new_postgresql_url, row
+from tests.service.journals import answers, emptied, eventually, needs_postgresql, row
 
 
 class Opened:
@@ -174,14 +174,16 @@ def test_rows_wait_for_a_full_disk(sqlite_file: Path) -> None:
     opened.journal.put(row("first"))
     eventually(lambda: opened.told["committed"] == 1)
 
-    def fill(connection: sqlite3.Connection, _: object) -> None:
+    def fill(connection: sqlite3.Connection, *_: object) -> None:
         connection.execute("PRAGMA max_page_count=1")  # SQLite takes the present size instead.
 
-    event.listen(opened.journal.database._engine, "connect", fill)
+    engine = opened.journal.database._engine
+    event.listen(engine, "checkout", fill)
     for number in range(500):
         opened.journal.put(row(str(number), number))
     eventually(lambda: opened.journal.away)
-    event.remove(opened.journal.database._engine, "connect", fill)
+    event.remove(engine, "checkout", fill)
+    engine.dispose()
     eventually(lambda: opened.told == {"committed": 501})
     opened.journal.close()
 
@@ -189,20 +191,20 @@ def test_rows_wait_for_a_full_disk(sqlite_file: Path) -> None:
 @needs_postgresql
 def test_rows_wait_for_a_slow_database(postgresql_server: PostgreSQL) -> None:
     """Somebody holds the table for longer than the journal waits."""
-    with new_postgresql_url(postgresql_server) as url:
-        opened, other = Opened(Database(url)), Database(url)
-        opened.journal.put(row("first"))
-        eventually(lambda: opened.told["committed"] == 1)
-        with other.writing() as connection:
-            connection.execute(text("LOCK TABLE answers"))
-            start = time.monotonic()
-            for number in range(100):
-                opened.journal.put(row(str(number)))
-            assert time.monotonic() - start < 0.5
-            eventually(lambda: opened.journal.away)
-        eventually(lambda: opened.told == {"committed": 101})
-        opened.journal.close()
-        other.close()
+    url = emptied(postgresql_server)
+    opened, other = Opened(Database(url)), Database(url)
+    opened.journal.put(row("first"))
+    eventually(lambda: opened.told["committed"] == 1)
+    with other.writing() as connection:
+        connection.execute(text("LOCK TABLE answers"))
+        start = time.monotonic()
+        for number in range(100):
+            opened.journal.put(row(str(number)))
+        assert time.monotonic() - start < 0.5
+        eventually(lambda: opened.journal.away)
+    eventually(lambda: opened.told == {"committed": 101})
+    opened.journal.close()
+    other.close()
 
 
 def test_what_finds_no_room_is_lost_and_the_rest_comes_back(tmp_path: Path) -> None:
@@ -219,16 +221,34 @@ def test_what_finds_no_room_is_lost_and_the_rest_comes_back(tmp_path: Path) -> N
     assert [found["request_id"] for found in answers(opened.journal.database)] == list("01234")
 
 
-def test_a_file_that_was_deleted_is_made_again(sqlite_file: Path) -> None:
+@pytest.mark.parametrize(("other", "kept"), [(None, ["b"]), ("c", ["c", "b"])], ids=["deleted", "replaced"])
+def test_a_file_that_is_another_one_is_opened_again(other: str | None, kept: list[str], sqlite_file: Path) -> None:
     opened = Opened(Database(f"sqlite:///{sqlite_file}"))
     opened.journal.put(row("a"))
     eventually(lambda: opened.told["committed"] == 1)
+    if other is not None:
+        backup = Database(f"sqlite:///{sqlite_file.with_name('backup.db')}")
+        with backup.writing() as connection:
+            insert_answers(connection, [row(other)])
+        backup.close()
     for file in sqlite_file.parent.glob("journal.db*"):
         file.unlink()
+    if other is not None:
+        sqlite_file.with_name("backup.db").rename(sqlite_file)
     opened.journal.put(row("b"))
     eventually(lambda: opened.told["committed"] == 2)
     opened.journal.close()
-    assert [found["request_id"] for found in answers(opened.journal.database)] == ["b"]
+    assert [found["request_id"] for found in answers(opened.journal.database)] == kept
+
+
+def test_a_row_that_somebody_waits_for_is_written_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "_PAUSE_SECONDS", 60)
+    opened = Opened(database)
+    for name in ("a", "b", "c"):
+        opened.journal.put(row(name))
+        opened.journal.hurry()
+        eventually(lambda: not opened.journal.holds({"a", "b", "c"}))
+    opened.journal.close()
 
 
 def test_closing_gives_up_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
