@@ -18,12 +18,11 @@ from models.comparison import Options
 from models.header import declared_pixels
 from models.pipeline import Pipeline
 from models.trial import Trial
-from service import answers, connections, doors, endpoints, loading, logs, metrics, page, traces
+from service import answers, connections, doors, endpoints, lifecycle, loading, logs, metrics, page, traces
 from service.background import BackgroundLoading
 from service.database import Database
 from service.drift import Windows
 from service.journal import Journal
-from service.lifecycle import drain_before_stopping
 from service.openapi import document
 from service.outcomes import outcome_of
 from service.problems import Problems, answered, refused
@@ -111,6 +110,7 @@ class LeanService(Service):
         chosen = settings()
         logs.configure(chosen.log_format)
         connections.install()
+        lifecycle.prepare_worker()
         ours = [
             Middleware(metrics.RequestCounter, routes=_ROUTES),
             *([Middleware(logs.AccessLog)] if chosen.access_log else []),
@@ -165,7 +165,8 @@ class Figureground:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """A wrong name stops the start here, before there are workers that would be started again and again."""
+        """In the parent: a wrong name stops the start before there are workers, started again and again."""
+        lifecycle.prepare_parent()
         try:
             loading.check(settings())
         except ModelError as error:
@@ -173,7 +174,7 @@ class Figureground:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        drain_before_stopping(self.scheduler.drain, self.settings.drain_seconds)
+        lifecycle.drain_before_stopping(self.scheduler.drain, self.settings.drain_seconds)
         self.background.start()
         windows = Windows(self.settings.drift_hours, self.settings.drift_reference_hours)
         number = bentoml.server_context.worker_index or 1

@@ -104,6 +104,11 @@ class Connection(HttpToolsProtocol):
             self._writing = None
         super().resume_writing()
 
+    def close_after_answer(self) -> None:
+        """A connection that waits for no answer stays open for one more."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Called for whatever the parser, or a callback above, raises."""
         self._refuse(self._fault or Problem(400, "This is no HTTP/1.1 request that can be read."))

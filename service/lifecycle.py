@@ -1,24 +1,99 @@
-"""How a worker stops: it says so first, then closes its socket, then finishes what it took."""
+"""How the service stops: it says so first, then its port is closed, then what was taken is finished.
+
+The parent and all workers hold one port. The kernel takes connections for it as long as any of them does, and resets
+those that nobody has accepted when the last one lets go.
+"""
 
 import asyncio
-import signal
-from collections.abc import Callable
-from types import FrameType
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import uvicorn
+
+from service.connections import Connection
+
+# For a request that is on its way on a connection accepted last.
+_ON_THE_WAY_SECONDS = 0.25
+# In the kernel's tcp_info, of a port: the connections that wait to be accepted.
+_UNACKED = struct.Struct("24xI")
+
+
+def prepare_parent() -> None:
+    """To be called before BentoML makes the parent, which would hold the port until all workers have ended."""
+    from bentoml._internal.utils import circus  # 0.1 s and 4 MB that no worker needs.
+
+    class Parent(circus.Arbiter):
+        def stop(self) -> Any:
+            stopping = super().stop()
+            self.sockets.close_all()
+            return stopping
+
+    circus.Arbiter = Parent
+
+
+def prepare_worker() -> None:
+    """To be called before BentoML makes the worker's server."""
+    uvicorn.Server = _Worker  # type: ignore[misc]
 
 
 def drain_before_stopping(drain: Callable[[], None], seconds: float) -> None:
-    """On SIGTERM or SIGINT, `drain` at once, and `seconds` later let the server do what it had in mind.
+    """On SIGTERM or SIGINT, this worker shall `drain` at once, and go on to answer for `seconds`."""
+    _Worker.drain, _Worker.drain_seconds = staticmethod(drain), seconds
 
-    To be called in the main thread with the server's event loop running, once the server has set its handlers.
-    """
-    loop = asyncio.get_running_loop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        stop = signal.getsignal(number)
+class _Worker(uvicorn.Server):
+    """uvicorn's, which would close its port, and connections without a request, at once."""
 
-        def handle(number: int, frame: FrameType | None, stop: object = stop) -> None:
-            drain()
-            if callable(stop):
-                loop.call_soon_threadsafe(loop.call_later, seconds, stop, number, frame)
+    drain: Callable[[], None] = staticmethod(lambda: None)
+    drain_seconds = 0.0
 
-        signal.signal(number, handle)
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.drain()
+        self._close_after_answers()
+        await asyncio.sleep(self.drain_seconds)
+        accepted = _accept_all(sockets or [])
+        for server in self.servers:
+            server.close()
+        opening = [asyncio.ensure_future(self._open(connection)) for connection in accepted]
+        await asyncio.sleep(_ON_THE_WAY_SECONDS)
+        del opening
+        await super().shutdown(sockets)
+
+    def _close_after_answers(self) -> None:
+        """So that whoever asks again does it elsewhere, and not on a connection that is about to be closed."""
+        self.server_state.default_headers.append((b"connection", b"close"))
+        for connection in self.server_state.connections:
+            if isinstance(connection, Connection):
+                connection.close_after_answer()
+
+    async def _open(self, connection: socket.socket) -> None:
+        """As uvicorn does with those that the event loop accepts."""
+
+        def protocol() -> Connection:
+            return Connection(self.config, self.server_state, self.lifespan.state)
+
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=self.config.ssl)
+
+
+def _accept_all(listeners: Iterable[socket.socket]) -> list[socket.socket]:
+    """The connections that wait; there is none any more when this returns."""
+    accepted = []
+    for listener in listeners:
+        waiting = True
+        while waiting:
+            try:
+                accepted.append(listener.accept()[0])
+            except BlockingIOError:
+                # While it returned, another thread may have had its turn.
+                waiting = _waiting(listener) > 0
+    return accepted
+
+
+def _waiting(listener: socket.socket) -> int:
+    """Connections that wait to be accepted; 0 where that cannot be told (it is Linux's to tell)."""
+    if not hasattr(socket, "TCP_INFO"):
+        return 0
+    (waiting,) = _UNACKED.unpack(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size))
+    return int(waiting)

@@ -82,9 +82,7 @@ def as_problem(error: Exception) -> Problem:
     if isinstance(error, QueueFull):
         return Problem(429, str(error), {"Retry-After": str(error.retry_after)})
     if isinstance(error, (Draining, DatabaseAway, NotYetLoaded)):
-        # While it drains, so that no request is on its way when the server closes the connection.
-        closing = {"Connection": "close"} if isinstance(error, Draining) else {}
-        return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER), **closing})
+        return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER)})
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return Problem(status, str(error) or HTTPStatus(status).phrase)

@@ -23,7 +23,7 @@ from service.scheduler import DeadlinePassed, Draining, QueueFull
         (TooManyPixels("many"), 413, {}),
         (UnservedChoice("none"), 422, {}),
         (QueueFull(7), 429, {"Retry-After": "7"}),
-        (Draining("stopping"), 503, {"Retry-After": "5", "Connection": "close"}),
+        (Draining("stopping"), 503, {"Retry-After": "5"}),
         (DeadlinePassed("late"), 504, {}),
         (TimeoutError(), 504, {}),
         (Problem(418, "tea"), 418, {}),
