@@ -5,16 +5,17 @@ Read from the journal's sums by the hour and day, so that it takes milliseconds.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc
-from sqlalchemy import Connection, Select, case, func, literal, select
+from sqlalchemy import Connection, Select, bindparam, case, func, literal, select
 
-from service.rows import HOUR, MEASURES, Spread, Tally, counted_in, cover
+from service.rows import HOUR, MEASURES, Spread, Tally, cover, of_part
 
 AGREEMENT = "agreement"
 _BINS: Mapping[str, int] = {**{measure: len(bounds) + 1 for measure, bounds in MEASURES.items()}, AGREEMENT: 2}
@@ -83,21 +84,24 @@ def _share(part: int, whole: int, pooled_part: int, pooled: int) -> float:
 def _counts(connection: Connection, low: int, high: int, detector: str | None) -> Counts:
     """Answers by backbone and measure, and bin."""
     counts: Counts = {}
-    parts = list(cover(max(0, low), high))
-    for table, statement in _histograms():
-        statement = statement.where(counted_in(table, parts))
-        if detector is not None:
-            statement = statement.where(table.detector == detector)
-        for backbone, measure, number, answers in connection.execute(statement):
-            counts.setdefault((backbone, measure), Counter())[number] += int(answers)
+    for span, first, last in cover(max(0, low), high):
+        parameters = {"span": span, "first": first, "last": last, "detector": detector}
+        for statement in _histograms(detector is not None):
+            for backbone, measure, number, answers in connection.execute(statement, parameters):
+                counts.setdefault((backbone, measure), Counter())[number] += int(answers)
     return counts
 
 
-def _histograms() -> Iterator[tuple[type[Spread] | type[Tally], Select[str, str, int, int]]]:
+@cache
+def _histograms(of_detector: bool) -> list[Select[str, str, int, int]]:
     """Backbone, measure, bin and answers; the agreement of those with a crop has two bins, no and yes."""
     key = (Spread.backbone, Spread.measure, Spread.bin)
-    yield Spread, select(*key, func.sum(Spread.answers)).group_by(*key)
+    spreads = select(*key, func.sum(Spread.answers)).where(*of_part(Spread)).group_by(*key)
     agreed = case((Tally.outcome == "agree", 1), else_=0)
     with_crop = Tally.outcome.in_(("agree", "disagree"))
-    answers = select(Tally.backbone, literal(AGREEMENT), agreed, func.sum(Tally.answers))
-    yield Tally, answers.where(with_crop).group_by(Tally.backbone, Tally.outcome)
+    agreement = select(Tally.backbone, literal(AGREEMENT), agreed, func.sum(Tally.answers))
+    agreement = agreement.where(*of_part(Tally), with_crop).group_by(Tally.backbone, Tally.outcome)
+    if of_detector:
+        spreads = spreads.where(Spread.detector == bindparam("detector"))
+        agreement = agreement.where(Tally.detector == bindparam("detector"))
+    return [spreads, agreement]

@@ -11,16 +11,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from scipy.optimize import brentq
 from scipy.special import bdtr, betaln, ndtri, xlog1py, xlogy
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from service.database import Database
 from service.drift import Windows, drift
 from service.problems import Problem
-from service.rows import DAY, FURTHER_ASKED, FURTHER_RIGHT, GIVEN, RIGHT, UNLABELLED, Answer, Tally, counted_in, cover
+from service.rows import DAY, FURTHER_ASKED, FURTHER_RIGHT, GIVEN, RIGHT, UNLABELLED, Answer, Tally, cover, of_part
 
 ALPHA = 0.05
 # An e-value above it is told as it: JSON has no infinity.
@@ -88,33 +89,30 @@ def count(connection: Connection, asked: Asked) -> Counter[Kind]:
     """How many answers of each kind."""
     counts: Counter[Kind] = Counter()
     low, high = max(0, asked.since or 0), _NEVER if asked.until is None else min(asked.until, _NEVER)
-    parts = list(cover(low, high))
-    _sum(connection, counts, Tally, [counted_in(Tally, parts)], asked.detector)
-    for span, first, last in parts:
-        if span is None:
-            _sum(connection, counts, Answer, answered(first, last), asked.detector)
+    for span, first, last in cover(low, high):
+        statement = _kinds(Answer if span is None else Tally, asked.detector is not None)
+        parameters = {"span": span, "first": first, "last": last, "detector": asked.detector}
+        for backbone, outcome, truth, number in connection.execute(statement, parameters):
+            counts[Kind(backbone, outcome, truth)] += int(number)
     return +counts
 
 
-def answered(low: int, high: int) -> list[ColumnElement[bool]]:
+def answered(low: Any, high: Any) -> list[ColumnElement[bool]]:
     """The answers of this time that have tallies."""
     return [Answer.answered_us >= low, Answer.answered_us < high, Answer.box_policy != GIVEN]
 
 
-def _sum(
-    connection: Connection,
-    counts: Counter[Kind],
-    table: type[Tally] | type[Answer],
-    where: list[ColumnElement[bool]],
-    detector: str | None,
-) -> None:
+@cache
+def _kinds(table: type[Tally] | type[Answer], of_detector: bool) -> Select[str, str, int, int]:
+    """Backbone, outcome, truth and answers of one part of a time; made once: that takes as long as an answer to it."""
     kind = (table.backbone, table.outcome, table.truth)
-    answers = func.sum(Tally.answers) if table is Tally else func.count()
-    statement = select(*kind, answers).where(*where).group_by(*kind)
-    if detector is not None:
-        statement = statement.where(table.detector == detector)
-    for backbone, outcome, truth, number in connection.execute(statement):
-        counts[Kind(backbone, outcome, truth)] += int(number)
+    if table is Tally:
+        statement = select(*kind, func.sum(Tally.answers)).where(*of_part(Tally))
+    else:
+        statement = select(*kind, func.count()).where(*answered(bindparam("first"), bindparam("last")))
+    if of_detector:
+        statement = statement.where(table.detector == bindparam("detector"))
+    return statement.group_by(*kind)
 
 
 def summarise(kinds: Mapping[Kind, int]) -> dict[str, Any]:

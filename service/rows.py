@@ -18,10 +18,8 @@ from sqlalchemy import (
     Integer,
     SmallInteger,
     String,
-    and_,
-    false,
+    bindparam,
     insert,
-    or_,
     select,
     tuple_,
     update,
@@ -212,16 +210,13 @@ def cover(low: int, high: int, spans: Sequence[int] = SPANS) -> Iterator[tuple[i
     yield from cover(last * span, high, shorter)
 
 
-def counted_in(
-    table: "type[Tally] | type[Spread]", parts: Iterable[tuple[int | None, int, int]]
-) -> ColumnElement[bool]:
-    """The sums of the parts that `cover` gives, those of microseconds left out."""
-    ranges = [
-        and_(table.span == span, table.number >= first, table.number < last)
-        for span, first, last in parts
-        if span is not None
+def of_part(table: "type[Tally] | type[Spread]") -> list[ColumnElement[bool]]:
+    """The sums of one part that `cover` gives, for the parameters `span`, `first` and `last`."""
+    return [
+        table.span == bindparam("span"),
+        table.number >= bindparam("first"),
+        table.number < bindparam("last"),
     ]
-    return or_(false(), *ranges)
 
 
 def insert_answers(connection: Connection, rows: Sequence[Row], again: bool = False) -> None:
