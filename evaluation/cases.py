@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from evaluation.clutter import Background, Edge, Swap, paste
 from models.label_spaces import LabelSpace, imagenet_1k
@@ -50,10 +51,14 @@ class Case:
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """A folder of photos with a `labels.csv` that has the columns `file` and `wnid`."""
+    """A folder of photos with a `labels.csv` that has the columns `file` and `wnid`.
+
+    With a `side`, every photo is first made so small that its shorter side has so many pixels, in case it has more.
+    """
 
     files: tuple[Path, ...]
     labels: tuple[int, ...]
+    side: int | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -66,19 +71,27 @@ class LabelledFolder:
                 yield self._case(index, path, condition, random)
 
     def _case(self, index: int, path: Path, condition: Condition, random: np.random.Generator) -> Case:
-        photo = read_photo(path.read_bytes(), MAX_PIXELS)
+        photo = self._read(path)
         if condition.scale == 1:
             return Case(path, self.labels[index], photo, None)
         other = (index + int(random.integers(1, max(2, len(self))))) % len(self)
         canvas = paste(
             photo.image,
-            read_photo(self.files[other].read_bytes(), MAX_PIXELS).image,
+            self._read(self.files[other]).image,
             condition.scale,
             random,
             condition.background,
             condition.edge,
         )
         return Case(path, self.labels[index], Photo(canvas.image, photo.format), canvas.rectangle)
+
+    def _read(self, path: Path) -> Photo:
+        photo = read_photo(path.read_bytes(), MAX_PIXELS)
+        share = 1 if self.side is None else self.side / min(photo.image.size)
+        if share >= 1:
+            return photo
+        width, height = (round(length * share) for length in photo.image.size)
+        return Photo(photo.image.resize((width, height), Image.Resampling.LANCZOS), photo.format)
 
 
 def read_folder(folder: Path, space: LabelSpace | None = None) -> LabelledFolder:

@@ -1,10 +1,10 @@
 """Every view of a photo that some tuning could ask for, classified once; what a tuning then makes of them.
 
 The arithmetic of `models/pipeline.py` and `models/fusion.py` over all photos at once, so that hundreds of tunings are
-compared in a minute. Margins are rounded to tenths.
+compared in minutes. Margins are rounded to tenths, but where a crop has the least size that a tuning allows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,38 +14,44 @@ from rich.progress import Progress
 
 from evaluation.cases import Case, Condition, LabelledFolder
 from models import views
-from models.boxes import area, crop_box, merge_overlapping
+from models.boxes import area, crop_box, longer_side, merge_overlapping
 from models.comparison import probabilities_over
 from models.detectors import LoadedDetector
 from models.fusion import FusionRule
-from models.heads import Tuning
+from models.heads import Tuning, least_margin
 from models.served import Classifier
 
 CANDIDATES = 3
-LOWEST, HIGHEST = -5, 5
+MIN_CROPS = (0.0, 32.0, 40.0, 48.0, 56.0)
+"""The values of `min_crop` that can be compared, in pixels."""
+_LOWEST, _HIGHEST = -5, 5
 """Margins in tenths, both included."""
+_PLACES = _HIGHEST - _LOWEST + 1 + len(MIN_CROPS)
+"""Where a look is found: the margins, then the least sizes."""
 _PARALLEL = 2
 
 Floats = NDArray[np.floating]
-# A box's share of the photo, and whether it is the first -> the margins in tenths at which it is looked at.
-Margins = Callable[[float, bool], set[int]]
+Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Of N photos the probabilities (N, C) of plain and (N, box, margin, C) of crops, zero where there is no look.
+    """Of N photos the probabilities of plain (N, C) and of all crops together (M, C).
 
-    `scores` (N, box) are the head's own, 0 where there is no box; `shares` (N, box) and `covered` (N, box, margin) are
-    the boxes' and the crops' parts of the photo's area.
+    `rows` (N, box, place) says which of them is the look at a box from a place, -1 where there is none. `scores`
+    (N, box) are the head's own, 0 where there is no box; `shares` (N, box) are the boxes' parts of the photo's area,
+    `covered` (M,) the crops', and `sides` (N, box) the boxes' longer sides in pixels.
     """
 
     name: str
     labels: NDArray[np.int64]
     plain: Floats
     crops: Floats
+    covered: Floats
+    rows: Places
     scores: Floats
     shares: Floats
-    covered: Floats
+    sides: Floats
 
 
 @dataclass(frozen=True)
@@ -70,64 +76,85 @@ def collect(
     detector: LoadedDetector,
     folder: LabelledFolder,
     condition: Condition,
-    margins: Margins,
+    tunings: Sequence[Tuning],
     seed: int,
     canvases: int = 1,
 ) -> Looks:
+    """All looks of all tunings at the photos of a folder."""
+    framings = list({_framing(tuning): tuning for tuning in tunings}.values())
     cases = folder.cases(condition, seed, canvases)
     total = len(folder) * (canvases if condition.scale < 1 else 1)
+    name = condition.name if folder.side is None else f"{folder.side} px"
     with ThreadPoolExecutor(_PARALLEL) as pool, Progress(transient=True) as progress:
-        rows = pool.map(lambda case: _looked(classifier, detector, case, margins), cases)
-        found = list(progress.track(rows, total=total, description=condition.name))
-    labels, plain, crops, scores, shares, covered = (np.array(column) for column in zip(*found, strict=True))
-    return Looks(condition.name, labels, plain, crops, scores, shares, covered)
+        found = pool.map(lambda case: _looked(classifier, detector, case, framings), cases)
+        looked = list(progress.track(found, total=total, description=name))
+    labels, plain, crops, covered, rows, scores, shares, sides = zip(*looked, strict=True)
+    # Every photo counted its crops from 0.
+    before = np.cumsum([0, *(len(one) for one in crops[:-1])])
+    counted = [np.where(one >= 0, one + start, -1) for one, start in zip(rows, before, strict=True)]
+    return Looks(
+        name, np.array(labels), np.array(plain), np.concatenate(crops), np.concatenate(covered), np.array(counted),
+        np.array(scores), np.array(shares), np.array(sides),
+    )  # fmt: skip
 
 
-def _looked(classifier: Classifier, detector: LoadedDetector, case: Case, margins: Margins) -> tuple[object, ...]:
+def _framing(tuning: Tuning) -> tuple[float, ...]:
+    """What decides where a tuning looks."""
+    return tuning.margin_small, tuning.margin_large, tuning.closer_look, tuning.min_crop
+
+
+def _looked(
+    classifier: Classifier, detector: LoadedDetector, case: Case, tunings: Sequence[Tuning]
+) -> tuple[object, ...]:
     photo, preprocessing, space = case.photo, classifier.model.preprocessing, classifier.model.label_space
     whole = photo.width * photo.height
     scores, boxes = detector.engine.run(views.squashed_to(photo, detector.model.input_size)[None])
     kept, kept_scores = merge_overlapping(boxes[0], scores[0], limit=CANDIDATES)
     kept = kept * np.array([photo.width, photo.height] * 2, np.float32)
-    places, pixels = [], [views.plain(photo, preprocessing)]
-    covered = np.zeros((CANDIDATES, HIGHEST - LOWEST + 1), np.float32)
+    padded = np.zeros((3, CANDIDATES))
+    padded[:, : len(kept)] = kept_scores, area(kept) / whole, longer_side(kept)
+    rows = np.full((CANDIDATES, _PLACES), -1)
+    covered: list[float] = []
+    pixels = [views.plain(photo, preprocessing)]
     for index, box in enumerate(kept):
-        for tenths in sorted(margins(float(area(box)) / whole, index == 0)):
-            window = crop_box(box, tenths / 10, photo.width, photo.height)
-            places.append((index, tenths - LOWEST))
-            covered[places[-1]] = float(area(window)) / whole
+        for place in sorted({int(place) for tuning in tunings for place in places(tuning, *padded[1:, index])}):
+            window = crop_box(box, _margin_at(place, padded[2, index]), photo.width, photo.height)
+            rows[index, place] = len(covered)
+            covered.append(float(area(window)) / whole)
             pixels.append(views.cropped(photo, window, preprocessing))
     probabilities = probabilities_over(space, classifier.logits(np.stack(pixels)), space)
-    crops = np.zeros((*covered.shape, len(space)), np.float16)
-    for place, row in zip(places, probabilities[1:], strict=True):
-        crops[place] = row
-    padded = np.zeros((2, CANDIDATES), np.float32)
-    padded[0, : len(kept)], padded[1, : len(kept)] = kept_scores, area(kept) / whole
-    return case.label, probabilities[0], crops, padded[0], padded[1], covered
+    return case.label, probabilities[0], probabilities[1:].astype(np.float16), np.array(covered), rows, *padded
 
 
-def tenths(tuning: Tuning, share: float, first: bool) -> Iterator[int]:
-    """The margins at which the tuning looks at a box."""
-    margin = tuning.margin(share)
-    yield round(10 * margin)
-    if first and tuning.closer_look:
-        yield round(10 * (margin - tuning.closer_look))
+def places(tuning: Tuning, shares: Floats, sides: Floats) -> Places:
+    """Where a tuning looks at boxes (N,) for the first time, and closer: (2, N)."""
+    least = least_margin(tuning.min_crop, sides)
+    margins = [tuning.margin(shares, sides, closer) for closer in (0.0, tuning.closer_look)]
+    smallest = _HIGHEST - _LOWEST + 1 + MIN_CROPS.index(tuning.min_crop)
+    tenths = [np.rint(10 * margin).clip(_LOWEST, _HIGHEST).astype(int) - _LOWEST for margin in margins]
+    return np.stack([np.where(margin > least, one, smallest) for margin, one in zip(margins, tenths, strict=True)])
+
+
+def _margin_at(place: int, longer: float) -> float:
+    tenths = place + _LOWEST
+    return tenths / 10 if tenths <= _HIGHEST else least_margin(MIN_CROPS[tenths - _HIGHEST - 1], longer)
 
 
 def reached(looks: Looks, tuning: Tuning) -> Reached:
     """What the pipeline would answer with this tuning."""
-    crops, covered, owners = _chosen(looks, tuning)
+    rows, owners = _chosen(looks, tuning)
+    crops, covered = looks.crops[rows].astype(np.float32), looks.covered[rows]
     scores = tuning.calibrated(looks.scores)
     confidence = crops.max(2)
-    exists = scores[:, owners] >= max(tuning.min_score, 1e-6)
+    exists = (rows >= 0) & (scores[:, owners] >= max(tuning.min_score, 1e-6))
     seen = exists.copy()
     seen[confidence[:, 0] > tuning.certain, 1:] = False
     rule = FusionRule(tuning.area_weight, tuning.score_weight)
     behind = np.clip(_logit(scores) - _logit(scores[:, :1]), rule.score_floor, 0)
     weights = np.where(seen, _logit(confidence) + rule.score_weight * behind[:, owners], -np.inf)
     plain_weight = _logit(looks.plain.max(1)) + rule.area_weight * np.log(np.maximum(looks.shares[:, 0], 1e-6))
-    row, best = np.arange(len(weights)), weights.argmax(1)
-    cropped = exists[:, 0] & (covered[row, best] < tuning.covers_image)
+    photo, best = np.arange(len(weights)), weights.argmax(1)
+    cropped = exists[:, 0] & (covered[photo, best] < tuning.covers_image)
     everything = np.concatenate([plain_weight[:, None], weights], 1)
     mixed = np.exp(everything - everything.max(1, keepdims=True))
     mixed /= mixed.sum(1, keepdims=True)
@@ -139,28 +166,25 @@ def reached(looks: Looks, tuning: Tuning) -> Reached:
         combined=_percent(fused.argmax(1) == looks.labels),
         plain=_percent(plain_right),
         first_crop=_percent(np.where(exists[:, 0], right[:, 0], plain_right)),
-        rescored=_percent(np.where(cropped, right[row, best], plain_right)),
+        rescored=_percent(np.where(cropped, right[photo, best], plain_right)),
         oracle=_percent(plain_right | (right & exists).any(1)),
-        log_loss=float(-np.log(fused[row, looks.labels] + 1e-6).mean()),
+        log_loss=float(-np.log(fused[photo, looks.labels] + 1e-6).mean()),
         forwards=float(1 + seen.sum(1).mean()),
         no_detection=_percent(~exists[:, 0]),
     )
 
 
-def _chosen(looks: Looks, tuning: Tuning) -> tuple[Floats, Floats, list[int]]:
-    """The crops (N, K, C) at the tuning's margins, their shares (N, K) of the photo, and the box of each."""
+def _chosen(looks: Looks, tuning: Tuning) -> tuple[Places, list[int]]:
+    """The rows (N, K) of the crops that the tuning looks at, -1 where it has none, and the box of each."""
+    first, closer = places(tuning, looks.shares, looks.sides)
+    photo = np.arange(len(looks.labels))
+    chosen = [looks.rows[photo, index, first[:, index]] for index in range(CANDIDATES)]
     owners = list(range(CANDIDATES))
-    margins = [
-        tuning.margin_small + (tuning.margin_large - tuning.margin_small) * looks.shares[:, index] for index in owners
-    ]
     if tuning.closer_look:
         owners.append(0)
-        margins.append(margins[0] - tuning.closer_look)
-    row = np.arange(len(looks.labels))
-    places = [np.rint(10 * margin).astype(int) - LOWEST for margin in margins]
-    crops = [looks.crops[row, index, place] for index, place in zip(owners, places, strict=True)]
-    covered = [looks.covered[row, index, place] for index, place in zip(owners, places, strict=True)]
-    return np.stack(crops, 1).astype(np.float32), np.stack(covered, 1), owners
+        same = closer[:, 0] == first[:, 0]
+        chosen.append(np.where(same, -1, looks.rows[photo, 0, closer[:, 0]]))
+    return np.stack(chosen, 1), owners
 
 
 def _logit(probability: Floats) -> Floats:

@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy.optimize import minimize
 
 from evaluation.cases import Condition, LabelledFolder, read_folder
-from evaluation.looks import Looks, collect, reached, tenths
+from evaluation.looks import MIN_CROPS, Looks, collect, reached
 from models.catalog import Catalog
 from models.detectors import FcosDetector, LoadedDetector
 from models.heads import Tuning, describe_head, retune
@@ -35,11 +35,13 @@ KINDS: Mapping[str, tuple[Condition, ...]] = {
     "feathered edge": (Condition(0.5, edge="feathered"), Condition(0.35, edge="feathered")),
     "flat": (Condition(0.35, "colour"),),
 }
+SMALL_SIDES = (48, 64, 96)
+"""A further kind: the photos themselves, this many pixels on the shorter side."""
 _MARGINS_SMALL = (-0.1, 0.0, 0.1)
 _MARGINS_LARGE = (-0.1, 0.0, 0.1)
 _CLOSER_LOOKS = (0.0, 0.1)
 _AREA_WEIGHTS = (1.0, 1.5, 2.0, 2.5, 3.0)
-_SCORE_WEIGHTS = (1.0, 1.5, 2.0, 2.5, 3.0)
+_SCORE_WEIGHTS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 # The preferred first: few forwards, a crop wherever there is one, no weak boxes.
 _CERTAIN = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _COVERS_IMAGE = (0.95, 0.9, 0.85, 0.8)
@@ -62,12 +64,13 @@ def reach(collected: Collected, tuning: Tuning) -> tuple[float, float]:
 
 
 def tune(collected: Collected, start: Tuning) -> Tuning:
-    """Margins and weights first, on all crops; then how few crops will do; then which boxes and crops are none."""
-    everything = replace(start, certain=1.0, min_score=0.0, covers_image=2.0)
+    """Margins and weights first, on all crops; then their least size, how few will do, and which are none."""
+    everything = replace(start, certain=1.0, min_score=0.0, covers_image=2.0, min_crop=0.0)
     tried = {tuning: reach(collected, tuning) for tuning in _margins_and_weights(everything)}
     best = max(accuracy for accuracy, _ in tried.values())
     equal = [tuning for tuning, (accuracy, _) in tried.items() if accuracy >= best - _NOISE]
     chosen = min(equal, key=lambda tuning: tried[tuning][1])
+    chosen = _first_good_enough(collected, [replace(chosen, min_crop=value) for value in MIN_CROPS])
     chosen = _first_good_enough(collected, [replace(chosen, certain=value) for value in _CERTAIN])
     chosen = _first_good_enough(collected, [replace(chosen, covers_image=value) for value in _COVERS_IMAGE])
     return _first_good_enough(collected, [replace(chosen, min_score=value) for value in _MIN_SCORES])
@@ -105,12 +108,16 @@ def table(collected: Collected, tunings: Mapping[str, Tuning]) -> Table:
 
 
 def calibrate(detector: LoadedDetector, data: str) -> tuple[float, float]:
-    """Slope and offset that make the head's scores of training photos' boxes likeliest (Platt 1999)."""
+    """Slope and offset that make the scores of training photos' first boxes likeliest (Platt 1999).
+
+    Of the first alone: of two boxes with one score, that which is behind another is right much less often.
+    """
     photos = read_photos(data, "train")
     chosen = np.random.default_rng(0).permutation(photos.labelled())[:_CALIBRATION_PHOTOS]
     found = overlaps(lambda pixels: detect(detector, pixels), photos, chosen, detector.model.input_size)
-    scores = np.clip(found.scores[found.scores > 0].astype(np.float64), 1e-6, 1 - 1e-6)
-    hits = found.ious[found.scores > 0] >= 0.5
+    there = found.scores[:, 0] > 0
+    scores = np.clip(found.scores[there, 0].astype(np.float64), 1e-6, 1 - 1e-6)
+    hits = found.ious[there, 0] >= 0.5
     logits = np.log(scores / (1 - scores))
 
     def log_loss(numbers: Floats) -> float:
@@ -128,14 +135,13 @@ def detect(detector: LoadedDetector, pixels: NDArray[np.uint8]) -> tuple[NDArray
 def _collected(
     served: Served, photos: LabelledFolder, tunings: Sequence[Tuning], seed: int, canvases: int
 ) -> dict[str, list[Looks]]:
-    def margins(share: float, first: bool) -> set[int]:
-        return {margin for tuning in tunings for margin in tenths(tuning, share, first)}
-
     classifier, detector = served.classifier(None), served.detector(None)
-    return {
-        kind: [collect(classifier, detector, photos, condition, margins, seed, canvases) for condition in conditions]
+    found = {
+        kind: [collect(classifier, detector, photos, condition, tunings, seed, canvases) for condition in conditions]
         for kind, conditions in KINDS.items()
     }
+    small = [replace(photos, side=side) for side in SMALL_SIDES]
+    return found | {"small": [collect(classifier, detector, one, Condition(), tunings, seed) for one in small]}
 
 
 def main(
@@ -158,7 +164,9 @@ def main(
     if data is not None and not check:
         slope, offset = calibrate(served.detector(None), data)
         start = replace(start, score_slope=round(slope, 3), score_offset=round(offset, 3))
-    considered = [start] if check else [*_margins_and_weights(start), start]
+    considered = [start]
+    if not check:
+        considered += [replace(one, min_crop=least) for one in _margins_and_weights(start) for least in MIN_CROPS]
     photos = read_folder(folder)
     photos = LabelledFolder(photos.files[:limit], photos.labels[:limit])
     collected = _collected(served, photos, considered, seed, canvases)

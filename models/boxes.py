@@ -26,6 +26,12 @@ def area(boxes: Floats) -> Floats:
     return areas
 
 
+def longer_side(boxes: Floats) -> Floats:
+    """(N, 4) -> (N,), or (4,) -> (), in pixels; 0 for a box whose corners are out of order."""
+    longer: Floats = np.maximum(boxes[..., 2:] - boxes[..., :2], 0).max(-1)
+    return longer
+
+
 def clip(boxes: Floats, width: float, height: float) -> Floats:
     """(N, 4) or (4,) -> the same, every corner moved into [0, width] x [0, height]."""
     boxes = _floating(boxes)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from models.fcos import FcosHead
 
-AnyShare = TypeVar("AnyShare", float, NDArray[np.floating])
+Measure = TypeVar("Measure", float, NDArray[np.floating])
 
 BUNDLED = Path(__file__).parent / "heads"
 # Tensors of the backbone, by its own names, that were trained together with the head.
@@ -52,16 +52,18 @@ class Tuning:
     """Numbers tuned with a head on photos that are never reported (`evaluation/tune.py`).
 
     `min_score`: boxes below are no detection. The margin, a share of the box's longer side added on every side, goes
-    from `margin_small` for the smallest box evenly to `margin_large` for one that is the whole photo. `covers_image`: a
-    crop with at least this share of the photo's area is no crop. `certain`: where the first crop's top probability is
-    above this, no further crop is looked at. `closer_look`: one of the further crops is that of the first box with the
-    margin less by this; 0 does without. `area_weight` and `score_weight` are the fused answer's (`models/fusion.py`).
-    `score_slope` and `score_offset` make a probability of what the head says about a box.
+    from `margin_small` for the smallest box evenly to `margin_large` for one that is the whole photo. It is wider where
+    less than `min_crop` pixels of the photo would be left, which say little however much they are enlarged.
+    `covers_image`: a crop with at least this share of the photo's area is no crop. `certain`: where the first crop's
+    top probability is above this, no further crop is looked at. `closer_look`: one of the further crops is that of the
+    first box with the margin less by this; 0 does without. `area_weight` and `score_weight` are the fused answer's
+    (`models/fusion.py`). `score_slope` and `score_offset` make a probability of what the head says about a box.
     """
 
     min_score: float = 0.15
     margin_small: float = 0.0
     margin_large: float = 0.0
+    min_crop: float = 0.0
     covers_image: float = 0.95
     certain: float = 0.5
     area_weight: float = 2.0
@@ -70,9 +72,14 @@ class Tuning:
     score_slope: float = 1.0
     score_offset: float = 0.0
 
-    def margin(self, area_fraction: AnyShare) -> AnyShare:
-        """Of a box, or an array of them, that covers `area_fraction` of its photo, 0..1."""
-        return self.margin_small + (self.margin_large - self.margin_small) * area_fraction
+    def margin(self, area_fraction: Measure, longer_side: Measure, closer: float = 0.0) -> Measure:
+        """Of a box that covers `area_fraction` of its photo, 0..1, and whose longer side has so many pixels of it.
+
+        Numbers or arrays of one shape. `closer` is taken off, as far as `min_crop` allows it.
+        """
+        tuned = self.margin_small + (self.margin_large - self.margin_small) * area_fraction - closer
+        margin: Measure = np.maximum(tuned, least_margin(self.min_crop, longer_side))
+        return margin
 
     def calibrated(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """A head's own scores (N,), 0..1 -> the probabilities that their boxes have an IoU of at least 0.5 (N,).
@@ -82,6 +89,12 @@ class Tuning:
         bounded = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
         logits = self.score_slope * np.log(bounded / (1 - bounded)) + self.score_offset
         return np.asarray(1 / (1 + np.exp(-logits.clip(-80, 80))), np.float32)
+
+
+def least_margin(min_crop: float, longer_side: Measure) -> Measure:
+    """The margin with which a box whose longer side has so many pixels becomes `min_crop` pixels wide."""
+    margin: Measure = (min_crop / np.maximum(longer_side, 1) - 1) / 2
+    return margin
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import views
-from models.boxes import area, crop_box, order_by_policy
+from models.boxes import area, crop_box, longer_side, order_by_policy
 from models.comparison import Arm, Box, Comparison, Corners, NoCropReason, Options, Prediction, probabilities_over
 from models.detectors import Detection, LoadedDetector
 from models.fusion import FusionRule, fuse
@@ -153,20 +153,22 @@ def _keep_boxes(work: _Work, detection: Detection) -> None:
 
 def _place_crops(work: _Work) -> None:
     """The candidates' crops, best first, then a closer one of the first, unless the request says how close."""
-    rescored, closer = work.options.box_policy == "rescored", work.tuning.closer_look
+    rescored = work.options.box_policy == "rescored"
     asked = work.options.margin is not None or work.options.box is not None
     candidates = work.boxes[: _CANDIDATES if rescored else 1]
     looks = [(index, _margin(work, box)) for index, box in enumerate(candidates)]
-    if looks and rescored and closer and not asked:
-        looks.append((0, looks[0][1] - closer))
+    if looks and rescored and not asked:
+        closer = _margin(work, work.boxes[0], work.tuning.closer_look)
+        if closer < looks[0][1]:
+            looks.append((0, closer))
     work.crop_boxes = [index for index, _ in looks]
     work.crops = [crop_box(work.boxes[index], margin, work.photo.width, work.photo.height) for index, margin in looks]
 
 
-def _margin(work: _Work, box: Floats) -> float:
+def _margin(work: _Work, box: Floats, closer: float = 0.0) -> float:
     if work.options.margin is not None:
         return work.options.margin
-    tuned = work.tuning.margin(_share(box, work.photo))
+    tuned = float(work.tuning.margin(_share(box, work.photo), float(longer_side(box)), closer))
     # A detector's box may be cut, since it tends to be too large; a given box is as large as it was meant.
     return tuned if work.options.box is None else max(tuned, 0.0)
 

@@ -10,7 +10,7 @@ from evaluation.data import open_data
 from evaluation.judge import ARMS, DEFAULT_ARMS, Judge, Row
 from evaluation.stress import Shown, Stage, conditions
 from models import views
-from models.boxes import area, crop_box
+from models.boxes import area, crop_box, longer_side
 from models.comparison import Options
 from models.detectors import Detection, LoadedFcos
 from models.label_spaces import LabelSpace, imagenet_1k
@@ -85,7 +85,8 @@ def test_the_oracle_looks_at_the_hand_drawn_box(
 ) -> None:
     one, classifier = shown(samples, "coffee"), served.classifier(None)
     box = np.array(one.boxes[0])
-    margin = served.detector(None).model.tuning.margin(float(area(box)) / (one.photo.width * one.photo.height))
+    share = float(area(box)) / (one.photo.width * one.photo.height)
+    margin = served.detector(None).model.tuning.margin(share, float(longer_side(box)))
     window = crop_box(box, margin, *one.photo.size)
     logits = classifier.logits(views.cropped(one.photo, window, classifier.model.preprocessing)[None])[0]
     assert by_arm(judged)["oracle_box"]["index"] == logits.argmax()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from evaluation.cases import Condition, LabelledFolder, read_folder
-from evaluation.looks import CANDIDATES, HIGHEST, LOWEST, Looks, collect, reached, tenths
+from evaluation.looks import CANDIDATES, MIN_CROPS, Looks, collect, places, reached
 from models.comparison import Comparison, Options
 from models.detectors import LoadedFcos
 from models.heads import Tuning
@@ -20,7 +20,10 @@ TUNINGS = [
     Tuning(min_score=0.3, margin_small=0.2, margin_large=0.2, certain=1.0, area_weight=0.5, score_weight=0.3),
     Tuning(min_score=0.0, closer_look=0.2, certain=0.4, score_slope=0.4, score_offset=-0.5, score_weight=1.0),
     Tuning(min_score=0.97, certain=0.9),
+    Tuning(min_score=0, min_crop=MIN_CROPS[-1], closer_look=0.1, certain=1.0),
 ]
+# Of a photo's shorter side, and how it is shown.
+SHOWN = [(None, Condition()), (None, Condition(0.5)), (64, Condition())]
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +35,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory, samples: Mapping[str, Photo
     return read_folder(path)
 
 
-@pytest.fixture(scope="module", params=[Condition(), Condition(0.5)], ids=lambda condition: condition.name)
-def looks(request: pytest.FixtureRequest, served: Served, folder: LabelledFolder) -> Looks:
-    def margins(share: float, first: bool) -> set[int]:
-        return {margin for tuning in TUNINGS for margin in tenths(tuning, share, first)}
-
-    return collect(served.classifier(None), served.detector(None), folder, request.param, margins, seed=1)
+@pytest.fixture(scope="module", params=SHOWN, ids=["as it is", "pasted", "small"])
+def shown(request: pytest.FixtureRequest, folder: LabelledFolder) -> tuple[LabelledFolder, Condition]:
+    side, condition = request.param
+    return replace(folder, side=side), condition
 
 
-def answered(served: Served, folder: LabelledFolder, looks: Looks, tuning: Tuning) -> list[Comparison]:
+@pytest.fixture(scope="module")
+def looks(served: Served, shown: tuple[LabelledFolder, Condition]) -> Looks:
+    return collect(served.classifier(None), served.detector(None), *shown, TUNINGS, seed=1)
+
+
+def answered(served: Served, shown: tuple[LabelledFolder, Condition], tuning: Tuning) -> list[Comparison]:
     """What the pipeline itself says."""
     detector = served.detector(None)
     assert isinstance(detector, LoadedFcos)
     model = replace(detector.model)
     vars(model)["file"] = replace(detector.model.file, tuning=tuning)
     pipeline = Pipeline(replace(served, detectors={model.name: replace(detector, model=model)}))
-    condition = Condition() if looks.name == "as it is" else Condition(0.5)
+    folder, condition = shown
     return [pipeline.compare(case.photo, Options()) for case in folder.cases(condition, seed=1)]
 
 
 @pytest.mark.parametrize("tuning", TUNINGS, ids=range(len(TUNINGS)))
-def test_as_the_pipeline_answers(tuning: Tuning, served: Served, folder: LabelledFolder, looks: Looks) -> None:
+def test_as_the_pipeline_answers(
+    tuning: Tuning, served: Served, shown: tuple[LabelledFolder, Condition], looks: Looks
+) -> None:
     found = reached(looks, tuning)
-    comparisons = answered(served, folder, looks, tuning)
+    comparisons = answered(served, shown, tuning)
     labels = looks.labels.tolist()
 
     def percent(right: list[bool]) -> float:
@@ -72,22 +80,28 @@ def test_as_the_pipeline_answers(tuning: Tuning, served: Served, folder: Labelle
 
 
 def test_there_is_a_look_wherever_a_tuning_looks(looks: Looks) -> None:
-    assert looks.crops.shape[1:3] == (CANDIDATES, HIGHEST - LOWEST + 1)
-    places = sorted({margin - LOWEST for tuning in TUNINGS for margin in tenths(tuning, 0.5, True)})
-    np.testing.assert_allclose(looks.crops[:, 0, places].sum(-1, dtype=np.float32), 1, atol=0.02)
-    assert (looks.covered[:, 0, places] > 0).all()
+    assert looks.rows.shape[:2] == looks.scores.shape == (len(looks.labels), CANDIDATES)
+    for tuning in TUNINGS:
+        for place in places(tuning, looks.shares[:, 0], looks.sides[:, 0]):
+            rows = looks.rows[np.arange(len(place)), 0, place]
+            np.testing.assert_allclose(looks.crops[rows].sum(-1, dtype=np.float32), 1, atol=0.02)
+            assert (rows >= 0).all()
+            assert (looks.covered[rows] > 0).all()
+    assert len(looks.crops) == looks.rows.max() + 1
     assert (np.diff(looks.scores, axis=1) <= 0).all()
 
 
 @pytest.mark.parametrize(
-    ("tuning", "first", "expected"),
+    ("tuning", "expected"),
     [
-        (Tuning(), True, [0]),
-        (Tuning(closer_look=0.1), True, [0, -1]),
-        (Tuning(closer_look=0.1), False, [0]),
-        (Tuning(margin_small=-0.2, margin_large=0.2), True, [0]),
-        (Tuning(margin_small=-0.2, margin_large=-0.06), True, [-1]),
+        (Tuning(), [5, 5]),
+        (Tuning(closer_look=0.1), [5, 4]),
+        (Tuning(margin_small=-0.2, margin_large=0.2), [5, 5]),
+        (Tuning(margin_small=-0.2, margin_large=-0.06), [4, 4]),
+        (Tuning(margin_small=0.9, margin_large=0.9), [10, 10]),
+        (Tuning(min_crop=56, closer_look=0.1), [5, 11 + MIN_CROPS.index(56)]),
     ],
 )
-def test_margins_in_tenths(tuning: Tuning, first: bool, expected: list[int]) -> None:
-    assert list(tenths(tuning, 0.5, first)) == expected
+def test_places_of_a_box_of_60_pixels_that_is_half_the_photo(tuning: Tuning, expected: list[int]) -> None:
+    """The margin in tenths, from -5; behind them the least sizes."""
+    assert places(tuning, np.array([0.5]), np.array([60.0]))[:, 0].tolist() == expected

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from evaluation import tune
-from evaluation.looks import CANDIDATES, HIGHEST, LOWEST, Looks
+from evaluation.looks import CANDIDATES, MIN_CROPS, Looks, places
 from models.heads import Tuning, describe_head
 from models.photo import Photo
 from tests.evaluation.photos import WNIDS
@@ -23,17 +23,26 @@ def sure_of(class_index: int, confidence: float = 0.9) -> "np.ndarray[tuple[int]
     return row
 
 
-def looks_with(right: set[int], share: float = 0.1, score: float = 0.5, plain: int = 0) -> Looks:
-    """First boxes alone, right where the margin, in tenths, is one of these, and surely wrong elsewhere."""
-    crops = np.zeros((PHOTOS, CANDIDATES, HIGHEST - LOWEST + 1, CLASSES))
-    for tenths in range(LOWEST, HIGHEST + 1):
-        crops[:, 0, tenths - LOWEST] = sure_of(TRUE if tenths in right else 1)
-    scores, shares = np.zeros((PHOTOS, CANDIDATES)), np.full((PHOTOS, CANDIDATES), share)
-    scores[:, 0] = score
-    covered = np.full(crops.shape[:3], share)
+# The places of the margins, in tenths.
+TENTHS = {tenths: int(places(Tuning(margin_small=tenths / 10, margin_large=tenths / 10), *np.ones((2, 1)))[0, 0])
+          for tenths in range(-5, 6)}  # fmt: skip
+LEAST = {least: int(places(Tuning(min_crop=least), np.ones(1), np.full(1, 10.0))[0, 0]) for least in MIN_CROPS[1:]}
+
+
+def looks_with(
+    right: set[int], share: float = 0.1, score: float = 0.5, plain: int = 0, side: float = 100, least: float = 0
+) -> Looks:
+    """First boxes alone, right where the margin, in tenths, or the least size is one of these; wrong elsewhere."""
+    rows = np.full((PHOTOS, CANDIDATES, 11 + len(MIN_CROPS)), -1)
+    rows[:, 0] = 1
+    rows[:, 0, [TENTHS[tenths] for tenths in right]] = 0
+    rows[:, 0, [place for size, place in LEAST.items() if size >= least]] = 0
+    scores, shares, sides = np.zeros((3, PHOTOS, CANDIDATES))
+    scores[:, 0], shares[:], sides[:] = score, share, side
     return Looks(
-        "made", np.full(PHOTOS, TRUE), np.tile(sure_of(plain, 0.5), (PHOTOS, 1)), crops, scores, shares, covered
-    )
+        "made", np.full(PHOTOS, TRUE), np.tile(sure_of(plain, 0.5), (PHOTOS, 1)),
+        np.array([sure_of(TRUE), sure_of(1)]), np.full(2, share), rows, scores, shares, sides,
+    )  # fmt: skip
 
 
 def test_the_margin_is_that_of_the_right_crops() -> None:
@@ -45,11 +54,18 @@ def test_the_margin_is_that_of_the_right_crops() -> None:
 def test_a_closer_look_is_taken_where_it_helps() -> None:
     """Half of the photos need it close, half not."""
     near, far = looks_with({-2}, share=0.0), looks_with({-1}, share=0.0)
-    for looks, wrong in ((near, -1), (far, -2)):
-        looks.crops[:, 0, wrong - LOWEST] = sure_of(1, 0.4)
+    for looks in (near, far):
+        looks.crops[1] = sure_of(1, 0.4)
     found = tune.tune({"near": [near], "far": [far]}, Tuning())
     assert (found.margin_small, found.closer_look) == (-0.1, 0.1)
     assert tune.reach({"near": [near], "far": [far]}, found)[0] == 100
+
+
+def test_the_least_size_is_the_smallest_that_is_enough() -> None:
+    sharp, small = looks_with({0, 1, -1}), looks_with(set(), side=10, least=40)
+    found = tune.tune({"sharp": [sharp], "small": [small]}, Tuning())
+    assert found.min_crop == 40
+    assert tune.reach({"sharp": [sharp], "small": [small]}, found)[0] == 100
 
 
 def test_boxes_below_the_threshold_are_those_that_do_not_help() -> None:

@@ -96,7 +96,17 @@ def test_values_beyond_half_precision_are_kept(tmp_path: Path) -> None:
 )
 def test_margin(small: float, large: float, area_fraction: float, expected: float) -> None:
     tuning = Tuning(margin_small=small, margin_large=large)
-    assert tuning.margin(area_fraction) == pytest.approx(expected)
+    assert tuning.margin(area_fraction, 100) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("longer_side", "closer", "pixels"),
+    [(100, 0.0, 120), (100, 0.2, 80), (60, 0.3, 48), (40, 0.0, 48), (20, 0.0, 48), (20, 0.4, 48), (0, 0.0, 48)],
+)
+def test_a_crop_has_some_pixels_at_least(longer_side: float, closer: float, pixels: float) -> None:
+    margin = Tuning(margin_small=0.1, margin_large=0.1, min_crop=48).margin(0.2, longer_side, closer)
+    # A box of no extent counts as one of a pixel.
+    assert max(longer_side, 1) * (1 + 2 * margin) == pytest.approx(pixels)
 
 
 @pytest.mark.parametrize(
