@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from evaluation.classes import NO_MASK, resolve
 from evaluation.clutter import Background, Edge, Swap, paste
+from evaluation.data import DataSet
 from models.label_spaces import LabelSpace, imagenet_1k
 from models.photo import Photo, read_photo
 
@@ -92,6 +94,32 @@ class LabelledFolder:
             return photo
         width, height = (round(length * share) for length in photo.image.size)
         return Photo(photo.image.resize((width, height), Image.Resampling.LANCZOS), photo.format)
+
+
+@dataclass(frozen=True)
+class LabelledSample:
+    """Photos of a data set, as they are; `chosen` are their numbers in it, `labels` their classes."""
+
+    data: DataSet
+    chosen: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def cases(self) -> Iterator[Case]:
+        for index, label in zip(self.chosen, self.labels, strict=True):
+            photo = read_photo(self.data.read(index), MAX_PIXELS)
+            yield Case(Path(self.data.entries[index].path), label, photo, None)
+
+
+def sample(data: DataSet, count: int, seed: int, space: LabelSpace | None = None) -> LabelledSample:
+    """At most `count` of a data set's photos, the same for the same seed. Raises `DataError` for an unknown class."""
+    known = space or imagenet_1k()
+    wnids = resolve(data, [known], mask=NO_MASK).wnids
+    chosen = sorted(np.random.default_rng(seed).permutation(len(data))[:count].tolist())
+    places = {wnid: place for place, wnid in enumerate(known.wnids)}
+    return LabelledSample(data, tuple(chosen), tuple(places[wnids[index]] for index in chosen))
 
 
 def read_folder(folder: Path, space: LabelSpace | None = None) -> LabelledFolder:

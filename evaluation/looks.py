@@ -4,7 +4,7 @@ The arithmetic of `models/pipeline.py` and `models/fusion.py` over all photos at
 compared in minutes. Margins are rounded to tenths, but where a crop has the least size that a tuning allows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from evaluation.cases import Case, Condition, LabelledFolder
+from evaluation.cases import Case
 from models import views
 from models.boxes import area, crop_box, longer_side, merge_overlapping
 from models.comparison import probabilities_over
@@ -22,7 +22,7 @@ from models.heads import Tuning, least_margin
 from models.served import Classifier
 
 CANDIDATES = 3
-MIN_CROPS = (0.0, 32.0, 40.0, 48.0, 56.0)
+MIN_CROPS = (56.0, 48.0, 40.0, 32.0, 0.0)
 """The values of `min_crop` that can be compared, in pixels."""
 _LOWEST, _HIGHEST = -5, 5
 """Margins in tenths, both included."""
@@ -74,17 +74,13 @@ class Reached:
 def collect(
     classifier: Classifier,
     detector: LoadedDetector,
-    folder: LabelledFolder,
-    condition: Condition,
+    cases: Iterable[Case],
+    total: int,
     tunings: Sequence[Tuning],
-    seed: int,
-    canvases: int = 1,
+    name: str,
 ) -> Looks:
-    """All looks of all tunings at the photos of a folder."""
+    """All looks of all tunings at `total` photos, which are called by this name."""
     framings = list({_framing(tuning): tuning for tuning in tunings}.values())
-    cases = folder.cases(condition, seed, canvases)
-    total = len(folder) * (canvases if condition.scale < 1 else 1)
-    name = condition.name if folder.side is None else f"{folder.side} px"
     with ThreadPoolExecutor(_PARALLEL) as pool, Progress(transient=True) as progress:
         found = pool.map(lambda case: _looked(classifier, detector, case, framings), cases)
         looked = list(progress.track(found, total=total, description=name))
@@ -93,9 +89,16 @@ def collect(
     before = np.cumsum([0, *(len(one) for one in crops[:-1])])
     counted = [np.where(one >= 0, one + start, -1) for one, start in zip(rows, before, strict=True)]
     return Looks(
-        name, np.array(labels), np.array(plain), np.concatenate(crops), np.concatenate(covered), np.array(counted),
-        np.array(scores), np.array(shares), np.array(sides),
-    )  # fmt: skip
+        name,
+        np.array(labels),
+        np.array(plain),
+        np.concatenate(crops),
+        np.concatenate(covered),
+        np.array(counted),
+        np.array(scores),
+        np.array(shares),
+        np.array(sides),
+    )
 
 
 def _framing(tuning: Tuning) -> tuple[float, ...]:

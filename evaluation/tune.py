@@ -1,14 +1,15 @@
 """Tune a head: what its scores mean, how it crops, and how much each view counts in the fused answer.
 
-    python -m evaluation.tune HEAD.safetensors PHOTOS --data tiny-imagenet:FOLDER
+    python -m evaluation.tune HEAD.safetensors PHOTOS --data tiny-imagenet:FOLDER --others FOLDER/train-*.parquet
 
-PHOTOS and the data set's training photos are those that are never reported. All views that any setting could ask for
+PHOTOS and the data sets' training photos are those that are never reported. All views that any setting could ask for
 are classified once (`evaluation/looks.py`); the settings are then compared on the same views. With `--check` nothing
 is chosen or written: the table shows what the head's own numbers reach, for photos of another kind.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize
 
-from evaluation.cases import Condition, LabelledFolder, read_folder
+from evaluation.cases import Condition, LabelledFolder, LabelledSample, read_folder, sample
+from evaluation.data import open_data
 from evaluation.looks import MIN_CROPS, Looks, collect, reached
 from models.catalog import Catalog
 from models.detectors import FcosDetector, LoadedDetector
@@ -35,20 +37,22 @@ KINDS: Mapping[str, tuple[Condition, ...]] = {
     "feathered edge": (Condition(0.5, edge="feathered"), Condition(0.35, edge="feathered")),
     "flat": (Condition(0.35, "colour"),),
 }
-SMALL_SIDES = (48, 64, 96)
+SMALL_SIDES = (64, 96)
 """A further kind: the photos themselves, this many pixels on the shorter side."""
 _MARGINS_SMALL = (-0.1, 0.0, 0.1)
 _MARGINS_LARGE = (-0.1, 0.0, 0.1)
 _CLOSER_LOOKS = (0.0, 0.1)
 _AREA_WEIGHTS = (1.0, 1.5, 2.0, 2.5, 3.0)
 _SCORE_WEIGHTS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-# The preferred first: few forwards, a crop wherever there is one, no weak boxes.
+# The preferred first: few forwards, a crop wherever there is one, no weak boxes. So are those of `looks.MIN_CROPS`: the
+# less a few pixels are enlarged, the less is made of them.
 _CERTAIN = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _COVERS_IMAGE = (0.95, 0.9, 0.85, 0.8)
 _MIN_SCORES = (0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
 # Differences below are noise on some hundred photos; among such settings the log-loss decides, or the cost.
 _NOISE = 0.2
 _CALIBRATION_PHOTOS = 3000
+_OTHERS = 1000
 _NAME = "tuned"
 
 Floats = NDArray[np.float64]
@@ -65,7 +69,7 @@ def reach(collected: Collected, tuning: Tuning) -> tuple[float, float]:
 
 def tune(collected: Collected, start: Tuning) -> Tuning:
     """Margins and weights first, on all crops; then their least size, how few will do, and which are none."""
-    everything = replace(start, certain=1.0, min_score=0.0, covers_image=2.0, min_crop=0.0)
+    everything = replace(start, certain=1.0, min_score=0.0, covers_image=2.0, min_crop=MIN_CROPS[0])
     tried = {tuning: reach(collected, tuning) for tuning in _margins_and_weights(everything)}
     best = max(accuracy for accuracy, _ in tried.values())
     equal = [tuning for tuning, (accuracy, _) in tried.items() if accuracy >= best - _NOISE]
@@ -133,21 +137,37 @@ def detect(detector: LoadedDetector, pixels: NDArray[np.uint8]) -> tuple[NDArray
 
 
 def _collected(
-    served: Served, photos: LabelledFolder, tunings: Sequence[Tuning], seed: int, canvases: int
+    served: Served,
+    photos: LabelledFolder,
+    others: LabelledSample | None,
+    tunings: Sequence[Tuning],
+    seed: int,
+    canvases: int,
 ) -> dict[str, list[Looks]]:
-    classifier, detector = served.classifier(None), served.detector(None)
-    found = {
-        kind: [collect(classifier, detector, photos, condition, tunings, seed, canvases) for condition in conditions]
-        for kind, conditions in KINDS.items()
-    }
-    small = [replace(photos, side=side) for side in SMALL_SIDES]
-    return found | {"small": [collect(classifier, detector, one, Condition(), tunings, seed) for one in small]}
+    looking = partial(collect, served.classifier(None), served.detector(None), tunings=tunings)
+
+    def shown(condition: Condition) -> Looks:
+        total = len(photos) * (canvases if condition.scale < 1 else 1)
+        return looking(photos.cases(condition, seed, canvases), total, name=condition.name)
+
+    def shrunk(side: int) -> Looks:
+        return looking(replace(photos, side=side).cases(Condition()), len(photos), name=f"{side} px")
+
+    found = {kind: [shown(condition) for condition in conditions] for kind, conditions in KINDS.items()}
+    found["small"] = [shrunk(side) for side in SMALL_SIDES]
+    if others is not None:
+        found["others"] = [looking(others.cases(), len(others), name="others")]
+    return found
 
 
 def main(
     head: Annotated[Path, typer.Argument(help="A head that `figureground train` wrote; it gets the numbers.")],
     folder: Annotated[Path, typer.Argument(help="Photos with a labels.csv, not those that are reported.")],
     data: Annotated[str | None, typer.Option(help="FORMAT:PATH of training photos, for the scores' meaning.")] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(help="Further photos of another kind, as `figureground evaluate` takes them; 1,000 of them."),
+    ] = None,
     check: Annotated[bool, typer.Option(help="Choose and write nothing; only tell what the head reaches.")] = False,
     canvases: Annotated[int, typer.Option(help="Canvases a photo.", min=1)] = 1,
     limit: Annotated[int | None, typer.Option(help="Only the first so many photos.", min=1)] = None,
@@ -169,7 +189,8 @@ def main(
         considered += [replace(one, min_crop=least) for one in _margins_and_weights(start) for least in MIN_CROPS]
     photos = read_folder(folder)
     photos = LabelledFolder(photos.files[:limit], photos.labels[:limit])
-    collected = _collected(served, photos, considered, seed, canvases)
+    further = None if others is None else sample(open_data(others), _OTHERS, seed)
+    collected = _collected(served, photos, further, considered, seed, canvases)
     tunings = {"head": start}
     if not check:
         tunings["tuned"] = tune(collected, start)

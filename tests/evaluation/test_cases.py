@@ -1,10 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.cases import Condition, LabelledFolder, read_folder
+from evaluation.cases import Condition, LabelledFolder, read_folder, sample
+from evaluation.data import open_data
 from models.label_spaces import imagenet_1k, imagenet_a
 from models.photo import UnreadablePhoto
 
@@ -120,3 +122,25 @@ def test_names(condition: Condition, name: str) -> None:
 
 def test_a_folder_without_photos_has_no_cases() -> None:
     assert list(LabelledFolder((), ()).cases(Condition(0.5), canvases=3)) == []
+
+
+@pytest.mark.parametrize("side", [32, 64, 1000])
+def test_photos_made_small(folder: Path, side: int) -> None:
+    before = [case.photo for case in read_folder(folder).cases(Condition())]
+    after = [case.photo for case in replace(read_folder(folder), side=side).cases(Condition())]
+    assert [min(photo.width, photo.height) for photo in after] == [min(side, one.width, one.height) for one in before]
+    assert [photo.width / photo.height for photo in after] == pytest.approx(
+        [photo.width / photo.height for photo in before], rel=0.05
+    )
+
+
+def test_a_sample_of_a_data_set(folder: Path) -> None:
+    data = open_data(str(folder / "labels.csv"))
+    whole = read_folder(folder)
+    everything = sample(data, 100, seed=1)
+    assert everything.labels == whole.labels
+    photos = [(case.label, case.photo.image.size) for case in everything.cases()]
+    assert photos == [(case.label, case.photo.image.size) for case in whole.cases(Condition())]
+    some = sample(data, 2, seed=1)
+    assert len(some) == len(list(some.cases())) == 2
+    assert some == sample(data, 2, seed=1)

@@ -43,7 +43,9 @@ def shown(request: pytest.FixtureRequest, folder: LabelledFolder) -> tuple[Label
 
 @pytest.fixture(scope="module")
 def looks(served: Served, shown: tuple[LabelledFolder, Condition]) -> Looks:
-    return collect(served.classifier(None), served.detector(None), *shown, TUNINGS, seed=1)
+    folder, condition = shown
+    cases = folder.cases(condition, seed=1)
+    return collect(served.classifier(None), served.detector(None), cases, len(folder), TUNINGS, "made")
 
 
 def answered(served: Served, shown: tuple[LabelledFolder, Condition], tuning: Tuning) -> list[Comparison]:

@@ -26,17 +26,15 @@ def sure_of(class_index: int, confidence: float = 0.9) -> "np.ndarray[tuple[int]
 # The places of the margins, in tenths.
 TENTHS = {tenths: int(places(Tuning(margin_small=tenths / 10, margin_large=tenths / 10), *np.ones((2, 1)))[0, 0])
           for tenths in range(-5, 6)}  # fmt: skip
-LEAST = {least: int(places(Tuning(min_crop=least), np.ones(1), np.full(1, 10.0))[0, 0]) for least in MIN_CROPS[1:]}
+LEAST = {least: int(places(Tuning(min_crop=least), np.ones(1), np.full(1, 10.0))[0, 0]) for least in MIN_CROPS if least}
 
 
-def looks_with(
-    right: set[int], share: float = 0.1, score: float = 0.5, plain: int = 0, side: float = 100, least: float = 0
-) -> Looks:
+def looks_with(right: set[int], share: float = 0.1, score: float = 0.5, plain: int = 0, side: float = 100) -> Looks:
     """First boxes alone, right where the margin, in tenths, or the least size is one of these; wrong elsewhere."""
     rows = np.full((PHOTOS, CANDIDATES, 11 + len(MIN_CROPS)), -1)
     rows[:, 0] = 1
     rows[:, 0, [TENTHS[tenths] for tenths in right]] = 0
-    rows[:, 0, [place for size, place in LEAST.items() if size >= least]] = 0
+    rows[:, 0, list(LEAST.values())] = 0
     scores, shares, sides = np.zeros((3, PHOTOS, CANDIDATES))
     scores[:, 0], shares[:], sides[:] = score, share, side
     return Looks(
@@ -61,10 +59,12 @@ def test_a_closer_look_is_taken_where_it_helps() -> None:
     assert tune.reach({"near": [near], "far": [far]}, found)[0] == 100
 
 
-def test_the_least_size_is_the_smallest_that_is_enough() -> None:
-    sharp, small = looks_with({0, 1, -1}), looks_with(set(), side=10, least=40)
+def test_the_least_size_is_the_largest_that_loses_nothing() -> None:
+    """Where the photo has few pixels a crop of 48 of them is right, one of 56 is not."""
+    sharp, small = looks_with({0, 1, -1}), looks_with(set(), side=10)
+    small.rows[:, 0, LEAST[56.0]] = 1
     found = tune.tune({"sharp": [sharp], "small": [small]}, Tuning())
-    assert found.min_crop == 40
+    assert found.min_crop == 48
     assert tune.reach({"sharp": [sharp], "small": [small]}, found)[0] == 100
 
 
@@ -113,7 +113,7 @@ def test_a_head_is_tuned(
     head = tmp_path / "head.safetensors"
     shutil.copy(random_head, head)
     weights = load_file(head)
-    tune.main(head, photos, f"tiny-imagenet:{tmp_path}")
+    tune.main(head, photos, f"tiny-imagenet:{tmp_path}", str(tmp_path / "train.parquet"))
     tuned = describe_head(head)
     assert tuned.tuning.score_offset != 0
     assert tuned == replace(describe_head(random_head), tuning=tuned.tuning)
