@@ -70,6 +70,11 @@ class Reached:
     forwards: float
     no_detection: float
 
+    @property
+    def gain(self) -> float:
+        """Of the fused answer over the better of plain and the first box's crop."""
+        return self.combined - max(self.plain, self.first_crop)
+
 
 def collect(
     classifier: Classifier,
