@@ -47,25 +47,31 @@ class Class:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Probabilities (C,) float32 over the label space."""
+    """Probabilities (C,) float32 over the label space; `first` is the likeliest class's index."""
 
     probabilities: NDArray[np.float32]
+    first: int = field(init=False)
 
-    @property
-    def first(self) -> int:
-        return int(self.probabilities.argmax())
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", int(self.probabilities.argmax()))
 
     @property
     def confidence(self) -> float:
-        return float(self.probabilities.max())
+        return float(self.probabilities[self.first])
+
+    def ranked(self, count: int) -> list[tuple[int, float]]:
+        """Index and probability of the `count` likeliest classes, likeliest first; ties in the label space's order."""
+        values = self.probabilities
+        chosen = np.arange(len(values))
+        # To sort all of them would take several times as long.
+        if 0 < count < len(values):
+            chosen = (values >= np.partition(values, -count)[-count]).nonzero()[0]
+        order = chosen[(-values[chosen]).argsort(kind="stable")][:count]
+        return list(zip(order.tolist(), values[order].tolist(), strict=True))
 
     def top(self, count: int, space: LabelSpace) -> list[Class]:
-        """The `count` likeliest classes, likeliest first; ties in the order of the label space."""
-        order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [
-            Class(int(index), space.wnids[index], space.labels[index], float(self.probabilities[index]))
-            for index in order
-        ]
+        """The `count` likeliest classes as `ranked` has them."""
+        return [Class(index, space.wnids[index], space.labels[index], found) for index, found in self.ranked(count)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,4 +124,12 @@ def _box(box: Box) -> dict[str, Any]:
 
 
 def _prediction(prediction: Prediction | None, space: LabelSpace, top_k: int) -> dict[str, Any] | None:
-    return None if prediction is None else {"top_k": prediction.top(top_k, space)}
+    if prediction is None:
+        return None
+    wnids, labels = space.wnids, space.labels
+    return {
+        "top_k": [
+            {"index": index, "wnid": wnids[index], "label": labels[index], "probability": probability}
+            for index, probability in prediction.ranked(top_k)
+        ]
+    }

@@ -1,14 +1,13 @@
 """uvicorn's HTTP connection with what it lacks: bounds for heads, slow clients cut off, and our shape of errors."""
 
 import asyncio
-import uuid
 from typing import Any
 
 from uvicorn.config import HTTP_PROTOCOLS
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service import metrics
-from service.problems import MEDIA_TYPE, Problem, refused
+from service.problems import MEDIA_TYPE, Problem, fresh_request_id, refused
 from service.settings import settings
 
 MAX_HEAD = 32 * 1024
@@ -34,11 +33,13 @@ class Connection(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
     _fault: Problem | None = None
-    _in_head = False
+    _in_head = _in_body = False
     _head = _beside = _body = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # Ours is another one; this one would have its line made up, to be thrown away.
+        self.access_log = False
         most = settings().max_connections
         if len(self.connections) > most:
             self._refuse(Problem(503, f"There are {most} connections already; try again.", {"Retry-After": "5"}))
@@ -53,16 +54,18 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._arm(settings().head_seconds)
         self._beside += len(data)
         super().data_received(data)
-        if not self.transport.is_closing() and self._beside > MAX_HEAD + self._body:
+        if self.transport.is_closing():
+            return
+        if self._beside > MAX_HEAD + self._body:
             self._refuse(_too_large())
+        elif self._timer is None:
+            self._wait_for_the_rest()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
+        self._in_head, self._in_body = True, False
         self._head = self._beside = self._body = 0
 
     def on_url(self, url: bytes) -> None:
@@ -78,10 +81,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise ValueError
-        self._in_head = False
+        self._in_head, self._in_body = False, True
         self._disarm()
-        self._arm(settings().deadline_seconds + _GRACE_SECONDS)
         super().on_headers_complete()
+        # Its task has not begun yet.
+        self.cycle.transport = _Answering(self.cycle)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
@@ -89,6 +93,7 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         self._disarm()
         super().on_message_complete()
 
@@ -126,6 +131,13 @@ class Connection(HttpToolsProtocol):
             self._fault = _too_large()
             raise self._fault
 
+    def _wait_for_the_rest(self) -> None:
+        """Of a request that has not come whole in one piece, as most do."""
+        if self._in_body:
+            self._arm(settings().deadline_seconds + _GRACE_SECONDS)
+        elif self._in_head or self.cycle is None or self.cycle.response_complete:
+            self._arm(settings().head_seconds)
+
     def _arm(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self._timed_out)
 
@@ -144,7 +156,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Answers where no answer has begun, and closes."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            request_id = uuid.uuid4().hex
+            request_id = fresh_request_id()
             body = refused(problem, request_id)
             metrics.requests.labels("other", problem.status).inc()
             headers = {
@@ -157,6 +169,33 @@ class Connection(HttpToolsProtocol):
             lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
             self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + body)
         self.transport.close()
+
+
+class _Answering:
+    """The transport as one answer sees it: the head waits for the body's first bytes, and goes out with them."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head = b""
+        # No body follows the head of an answer to HEAD.
+        self._began = cycle.scope["method"] == "HEAD"
+
+    def write(self, data: bytes) -> None:
+        # What comes before the answer is a "100 Continue".
+        if self._cycle.response_started and not self._began:
+            self._began, self._head = True, data
+            return
+        self._transport.write(self._head + data if self._head else data)
+        self._head = b""
+
+    def is_closing(self) -> bool:
+        closing: bool = self._transport.is_closing()
+        return closing
+
+    def close(self) -> None:
+        """Also where an answer fails after it began."""
+        self.write(b"")
+        self._transport.close()
 
 
 def _too_large() -> Problem:

@@ -5,7 +5,6 @@ from typing import Any
 
 import orjson
 from pydantic import ValidationError
-from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -19,7 +18,7 @@ from service.feedback import FindSpace, Learnt, Said, learn
 from service.journal import Journal
 from service.problems import MEDIA_TYPE, Problem, as_problem, refused
 from service.recent import Wanted, recent
-from service.requests import json_object, one_of_each, read_body
+from service.requests import json_object, media_type, one_of_each, read_body
 from service.series import series
 from service.settings import settings
 
@@ -32,7 +31,7 @@ _MAX_WORDS = 10_000
 
 async def feedback(request: Request) -> Response:
     """The true label of an earlier answer."""
-    body = await _body(request, b"application/json", _MAX_BYTES)
+    body = await _body(request, "application/json", _MAX_BYTES)
     (learnt,) = await _learn(request, [_said(body)])
     if isinstance(learnt, Problem):
         raise learnt
@@ -41,7 +40,7 @@ async def feedback(request: Request) -> Response:
 
 async def feedback_batch(request: Request) -> Response:
     """One word a line; each has a result or an error of its own, in order."""
-    body = await _body(request, b"application/x-ndjson", _MAX_BATCH_BYTES)
+    body = await _body(request, "application/x-ndjson", _MAX_BATCH_BYTES)
     lines = [line for line in body.splitlines() if line.strip()]
     if len(lines) > _MAX_WORDS:
         raise Problem(413, f"Send at most {_MAX_WORDS} lines at once.")
@@ -126,10 +125,9 @@ def _result(learnt: Learnt | Problem, request_id: str) -> dict[str, Any]:
     return learnt.as_answer()
 
 
-async def _body(request: Request, media_type: bytes, limit: int) -> bytes:
-    given, _ = parse_options_header(request.headers.get("content-type"))
-    if given != media_type:
-        raise Problem(415, f"Send {media_type.decode()}.")
+async def _body(request: Request, wanted: str, limit: int) -> bytes:
+    if media_type(request) != wanted:
+        raise Problem(415, f"Send {wanted}.")
     return await read_body(request, limit)
 
 

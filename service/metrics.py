@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -113,6 +113,18 @@ model_load_seconds = Gauge(
 )
 
 
+M = TypeVar("M", Counter, Gauge, Histogram)
+_children: dict[tuple[Any, tuple[str, ...]], Any] = {}
+
+
+def labelled(metric: M, *labels: str) -> M:
+    """`metric.labels(*labels)`, remembered: the metric itself takes a lock and checks the labels at every call."""
+    child: M | None = _children.get((metric, labels))
+    if child is None:
+        child = _children[metric, labels] = metric.labels(*labels)
+    return child
+
+
 # A rate needs a series that has been 0.
 for _result in ("committed", "lost"):
     journal_rows.labels(_result)
@@ -185,20 +197,20 @@ def observe(outcome: Outcome) -> None:
     """One photo that was compared, in a batch of its own."""
     comparison = outcome.comparison
     for stage, seconds in outcome.seconds.items():
-        stage_seconds.labels(stage).observe(seconds)
-    batch_size.labels("detect").observe(1)
+        labelled(stage_seconds, stage).observe(seconds)
+    labelled(batch_size, "detect").observe(1)
     for views in comparison.batches:
-        batch_size.labels("classify").observe(views)
+        labelled(batch_size, "classify").observe(views)
     if outcome.options.box is not None:
         return  # A box that somebody gave says nothing of the detector.
-    comparisons.labels(comparison.backbone, comparison.detector, comparison.outcome).inc()
+    labelled(comparisons, comparison.backbone, comparison.detector, comparison.outcome).inc()
     if comparison.cropped is not None:
         shift = comparison.cropped.confidence - comparison.plain.confidence
-        confidence_shift.labels(comparison.backbone).observe(shift)
+        labelled(confidence_shift, comparison.backbone).observe(shift)
     box = comparison.box
     if box is not None and box.score is not None:
-        box_area_fraction.labels(comparison.detector).observe(box.area_fraction)
-        box_score.labels(comparison.detector).observe(box.score)
+        labelled(box_area_fraction, comparison.detector).observe(box.area_fraction)
+        labelled(box_score, comparison.detector).observe(box.score)
 
 
 class RequestCounter:
@@ -216,7 +228,7 @@ class RequestCounter:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                requests.labels(route, message["status"]).inc()
+                labelled(requests, route, str(message["status"])).inc()
             await send(message)
 
         await self.app(scope, receive, counted)

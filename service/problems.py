@@ -1,17 +1,14 @@
 """Every error as `application/problem+json` (RFC 9457), on every path, made in this one place."""
 
-import functools
 import logging
+import os
 import re
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from typing import Any, TypeAlias
 
 import orjson
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.photo import PhotoError, TooManyPixels, UnservedFormat
@@ -46,7 +43,20 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (TimeoutError, 504),
 )
 
-Endpoint: TypeAlias = Callable[[Any, Request], Awaitable[Response]]
+
+def _ids() -> Iterator[str]:
+    while True:
+        # Asking the system for every one would each time let another thread have the interpreter.
+        several = os.urandom(256 * 16).hex()
+        yield from (several[start : start + 32] for start in range(0, len(several), 32))
+
+
+_fresh_ids = _ids()
+
+
+def fresh_request_id() -> str:
+    """128 random bits in hexadecimal, which nobody can guess. For the event loop's thread alone."""
+    return next(_fresh_ids)
 
 
 class Problem(Exception):
@@ -95,25 +105,6 @@ def refused(error: Exception, request_id: str) -> bytes:
     problem = as_problem(error)
     metrics.count_rejected(problem.status, problem.reason)
     return problem.body(request_id)
-
-
-def answered(endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
-    """Makes an API of BentoML's of an endpoint that takes the request itself and may raise.
-
-    Its errors are answered here, before BentoML makes something of its own of them.
-    """
-
-    @functools.wraps(endpoint)
-    async def answering(service: Any, **_fields: object) -> Response:
-        request: Request = service.bento_service.context.request
-        try:
-            return await endpoint(service, request)
-        except Exception as error:
-            problem = as_problem(error)
-            body = refused(problem, request.state.request_id)
-            return Response(body, problem.status, problem.headers, MEDIA_TYPE)
-
-    return answering
 
 
 class Problems:
@@ -194,7 +185,7 @@ def _request_id(scope: Scope) -> str:
             found: str = value.decode("latin-1")
             if _SANE_ID.fullmatch(found):
                 return found
-    return uuid.uuid4().hex
+    return fresh_request_id()
 
 
 def _described(error: ValidationError) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -12,11 +12,11 @@ import bentoml
 import orjson
 from bentoml.validators import ContentType
 from pydantic import Field
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from models.comparison import Options
+from service.multipart import MultipartParser
 from service.options import OptionFields
 from service.problems import Problem
 
@@ -27,6 +27,9 @@ _ALLOWANCE = 64 * 1024
 _MAX_TEXT = 4 * 1024
 # Photos apart, more form fields than there are options help nobody.
 _MAX_TEXTS = 16
+# How long a client may be gone before anybody looks.
+_UNWATCHED_SECONDS = 0.02
+_DEFAULT_OPTIONS = OptionFields().as_options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +78,13 @@ async def read_photo_request(request: Request, limits: Limits) -> Upload:
     Raises `Problem` (400, 413, 415, 422), `pydantic.ValidationError` for an option, and starlette's
     `ClientDisconnect`.
     """
-    content_type, parameters = parse_options_header(request.headers.get("content-type"))
-    if content_type == b"multipart/form-data":
-        form = await _read_form(request, parameters, "image", Limits(limits.photo_bytes, 1))
+    content_type = media_type(request)
+    if content_type == "multipart/form-data":
+        form = await _read_form(request, "image", Limits(limits.photo_bytes, 1))
         photos, texts = form.photos, form.texts
-    elif content_type == b"application/json":
+    elif content_type == "application/json":
         photos, texts = _parse_json(await read_body(request, limits.photo_bytes * 4 // 3 + _ALLOWANCE))
-    elif content_type.startswith(b"image/") or content_type == b"application/octet-stream":
+    elif content_type.startswith("image/") or content_type == "application/octet-stream":
         photos, texts = [await read_body(request, limits.photo_bytes)], []
     else:
         raise Problem(415, "Send multipart/form-data, an image/* type, application/octet-stream or JSON.")
@@ -97,30 +100,43 @@ async def read_batch_request(request: Request, limits: Limits) -> Upload:
 
     Raises as `read_photo_request` does.
     """
-    content_type, parameters = parse_options_header(request.headers.get("content-type"))
-    if content_type != b"multipart/form-data":
+    if media_type(request) != "multipart/form-data":
         raise Problem(415, "Send multipart/form-data with repeated images.")
-    form = await _read_form(request, parameters, "images", limits)
+    form = await _read_form(request, "images", limits)
     if not form.photos:
         raise Problem(422, "The field images is missing.")
     return Upload(form.photos, _options(request, form.texts))
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
+async def while_connected(request: Request, work: asyncio.Future[T]) -> T:
     """The work's result, once the body has been read; the work is cancelled when the client goes away.
 
     Raises `ClientDisconnect` then, and what the work raises.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
+    leaving: asyncio.Task[None] | None = None
+
+    def watch() -> None:
+        nonlocal leaving
+        leaving = asyncio.ensure_future(_left(request))
+        leaving.add_done_callback(lambda _: work.cancel())
+
+    # A task costs more than what is often done sooner.
+    timer = asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, watch)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        if leaving is not None and leaving.done() and not leaving.cancelled():
+            raise ClientDisconnect from None
+        raise
     finally:
-        leaving.cancel()
-        working.cancel()
+        timer.cancel()
+        if leaving is not None:
+            leaving.cancel()
+
+
+def media_type(request: Request) -> str:
+    """Of its body, in lower case and without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def wants_png(accept: str) -> bool:
@@ -136,7 +152,9 @@ def too_many_bytes(limit: int) -> Problem:
     return Problem(413, f"The photo has too many bytes; send one of at most {limit} bytes.")
 
 
-def _options(request: Request, texts: Iterable[tuple[str, Any]]) -> Options:
+def _options(request: Request, texts: Sequence[tuple[str, Any]]) -> Options:
+    if not texts and not request.scope["query_string"]:
+        return _DEFAULT_OPTIONS
     chosen = one_of_each([*request.query_params.multi_items(), *texts])
     given = {name: value for name, value in chosen.items() if value is not None}
     return OptionFields.model_validate(given).as_options()
@@ -206,17 +224,13 @@ def _parse_json(body: bytes) -> tuple[list[bytes | None], list[tuple[str, Any]]]
         raise Problem(400, "image is no base64.") from None
 
 
-async def _read_form(request: Request, parameters: Mapping[bytes, bytes], photo: str, limits: Limits) -> "_Form":
+async def _read_form(request: Request, photo: str, limits: Limits) -> "_Form":
+    _, parameters = parse_options_header(request.headers.get("content-type"))
     form = _Form(photo, limits)
-    try:
-        parser = MultipartParser(parameters.get(b"boundary", b""), form.callbacks())
-        async for chunk in _chunks(request, limits.photos * limits.photo_bytes + _ALLOWANCE):
-            parser.write(chunk)
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        raise Problem(400, f"The body is no multipart form: {error}"[:200]) from None
-    if not form.complete:
-        raise Problem(400, "The multipart form ends too early.")
+    parser = MultipartParser(parameters.get(b"boundary", b""), form)
+    async for chunk in _chunks(request, limits.photos * limits.photo_bytes + _ALLOWANCE):
+        parser.feed(chunk)
+    parser.close()
     return form
 
 
@@ -228,59 +242,23 @@ class _Form:
     limits: Limits
     photos: list[bytes | None] = field(default_factory=list)
     texts: list[tuple[str, Any]] = field(default_factory=list)
-    complete: bool = False
-    _header: bytearray = field(default_factory=bytearray)
-    _value: bytearray = field(default_factory=bytearray)
-    _name: str = ""
-    _data: bytearray = field(default_factory=bytearray)
-    _too_long: bool = False
 
-    def callbacks(self) -> Any:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._check_part,
-            "on_part_data": self._extend,
-            "on_part_end": self._end,
-            "on_end": self._finish,
-        }
-
-    def _begin(self) -> None:
-        self._name, self._data, self._too_long = "", bytearray(), False
-
-    def _end_header(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            _, parameters = parse_options_header(bytes(self._value))
-            self._name = parameters.get(b"name", b"").decode("utf-8", "replace")
-        self._header.clear()
-        self._value.clear()
-
-    def _check_part(self) -> None:
-        if self._name == self.photo and len(self.photos) == self.limits.photos:
-            raise Problem(422, f"Send at most {self.limits.photos} {self.photo} at once.")
-        if self._name != self.photo and len(self.texts) == _MAX_TEXTS:
+    def begin(self, name: str) -> int:
+        if name == self.photo:
+            if len(self.photos) == self.limits.photos:
+                raise Problem(422, f"Send at most {self.limits.photos} {self.photo} at once.")
+            return self.limits.photo_bytes
+        if len(self.texts) == _MAX_TEXTS:
             raise Problem(422, "The form has too many fields.")
+        return _MAX_TEXT
 
-    def _extend(self, data: bytes, start: int, end: int) -> None:
-        limit = self.limits.photo_bytes if self._name == self.photo else _MAX_TEXT
-        if len(self._data) + end - start > limit:
-            self._too_long = True
-            self._data.clear()
-        if not self._too_long:
-            self._data.extend(data[start:end])
-
-    def _end(self) -> None:
-        if self._name == self.photo:
-            self.photos.append(None if self._too_long else bytes(self._data))
-        elif self._too_long:
-            raise Problem(422, f"The field {self._name[:100]} is too long.")
+    def end(self, name: str, data: bytes | None) -> None:
+        if name == self.photo:
+            self.photos.append(data)
+        elif data is None:
+            raise Problem(422, f"The field {name[:100]} is too long.")
         else:
-            self.texts.append((self._name, _text_value(self._data.decode("utf-8", "replace"))))
-
-    def _finish(self) -> None:
-        self.complete = True
+            self.texts.append((name, _text_value(data.decode("utf-8", "replace"))))
 
 
 def _text_value(text: str) -> Any:

@@ -6,14 +6,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 # The weight of the latest job in the running average of seconds a job.
 _LATEST = 0.1
+_TOO_LATE = "The photo was not done before the deadline."
 
 
 class QueueFull(Exception):
@@ -32,11 +34,11 @@ class DeadlinePassed(Exception):
     """A job had not ended in time."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Job:
     work: Callable[[float], Any]
     pixels: int
-    future: Future[Any] = field(default_factory=Future)
+    future: asyncio.Future[Any]
     queued: float = field(default_factory=time.perf_counter)
 
 
@@ -53,8 +55,11 @@ class Scheduler:
         self._max_pixels = max_pixels
         self._capacity = threads + max_queue
         self._on_depth = on_depth or (lambda _: None)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
+        # One for every job that came: a thread that gets one looks for work. Cheaper than a condition, which makes a
+        # lock whenever somebody waits.
+        self._calls: SimpleQueue[None] = SimpleQueue()
         self._pixels = 0
         # When each thread that has a job began it.
         self._started: dict[int, float] = {}
@@ -75,7 +80,7 @@ class Scheduler:
 
         A thread cannot be stopped from outside; only a new process helps.
         """
-        with self._changed:
+        with self._lock:
             begun = list(self._started.values())
         return len(begun) == len(self._threads) and max(begun) < time.perf_counter() - seconds
 
@@ -85,23 +90,23 @@ class Scheduler:
             raise Draining("The service is stopping; try again in a moment.")
         self._check_room(0)
 
-    async def run(self, work: Callable[[float], T], deadline: float, pixels: int = 0) -> T:
+    def run(self, work: Callable[[float], T], deadline: float, pixels: int = 0) -> asyncio.Future[T]:
         """`work(seconds it waited)` in one of the threads, by `deadline` on the event loop's clock.
 
-        A job that still waits when the deadline passes, or when this call is cancelled, never starts. Raises
-        `QueueFull`, `DeadlinePassed`, and what `work` raises.
+        A job that still waits when the deadline passes, or when the future is cancelled, never starts. Raises
+        `QueueFull`; the future raises `DeadlinePassed`, and what `work` raises.
         """
-        job = _Job(work, pixels)
+        loop = asyncio.get_running_loop()
+        job = _Job(work, pixels, loop.create_future())
         self._add(job)
-        try:
-            async with asyncio.timeout_at(deadline):
-                result: T = await asyncio.wrap_future(job.future)
-                return result
-        except TimeoutError:
-            raise DeadlinePassed("The photo was not done before the deadline.") from None
-        finally:
-            if job.future.cancelled():
-                self._forget(job)
+        timer = loop.call_at(deadline, _settle, job.future, None, DeadlinePassed(_TOO_LATE))
+
+        def ended(_: asyncio.Future[T]) -> None:
+            timer.cancel()
+            self._forget(job)
+
+        job.future.add_done_callback(ended)
+        return job.future
 
     def drain(self) -> None:
         """From now on `check` lets no request in; the jobs of those that it let in are still done."""
@@ -110,18 +115,18 @@ class Scheduler:
     def close(self) -> None:
         """Drains, and returns when the last job has ended."""
         self.drain()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        for _ in self._threads:
+            self._calls.put(None)
         for thread in self._threads:
             thread.join()
 
     def _add(self, job: _Job) -> None:
-        with self._changed:
+        with self._lock:
             self._check_room(job.pixels)
             self._waiting.append(job)
             self._count(job.pixels)
-            self._changed.notify()
+        self._calls.put(None)
 
     def _check_room(self, pixels: int) -> None:
         too_many = len(self._waiting) + len(self._started) >= self._capacity
@@ -134,7 +139,7 @@ class Scheduler:
         self._on_depth(len(self._waiting))
 
     def _forget(self, job: _Job) -> None:
-        with self._changed:
+        with self._lock:
             if job in self._waiting:
                 self._waiting.remove(job)
                 self._count(-job.pixels)
@@ -145,30 +150,46 @@ class Scheduler:
 
     def _serve(self) -> None:
         while (job := self._take()) is not None:
-            start = time.perf_counter()
-            try:
-                result = job.work(start - job.queued)
-            except BaseException as error:
-                self._ended(time.perf_counter() - start)
-                job.future.set_exception(error)
-            else:
-                self._ended(time.perf_counter() - start)
-                job.future.set_result(result)
+            self._do(job)
+            # Its photo shall not stay until the next one comes.
+            del job
+
+    def _do(self, job: _Job) -> None:
+        start = time.perf_counter()
+        result, error = None, None
+        try:
+            result = job.work(start - job.queued)
+        except BaseException as raised:
+            error = raised
+        self._ended(time.perf_counter() - start)
+        # Nobody waits any more where the loop has been closed.
+        with suppress(RuntimeError):
+            job.future.get_loop().call_soon_threadsafe(_settle, job.future, result, error)
 
     def _take(self) -> _Job | None:
-        with self._changed:
-            while True:
-                while self._waiting:
+        """None once it is closed and all is done."""
+        while True:
+            self._calls.get()
+            with self._lock:
+                if self._waiting:
                     job = self._waiting.popleft()
                     self._count(-job.pixels)
-                    if job.future.set_running_or_notify_cancel():
-                        self._started[threading.get_ident()] = time.perf_counter()
-                        return job
+                    self._started[threading.get_ident()] = time.perf_counter()
+                    return job
                 if self._closed:
                     return None
-                self._changed.wait()
 
     def _ended(self, seconds: float) -> None:
-        with self._changed:
+        with self._lock:
             del self._started[threading.get_ident()]
             self._seconds += (seconds - self._seconds) * (_LATEST if self._seconds else 1)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Unless it has been settled, or nobody waits for it."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -1,17 +1,18 @@
 """uvicorn with our connections, in a thread, before a tiny app."""
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from service import connections
@@ -26,6 +27,15 @@ async def _echo(request: Request) -> Response:
     return PlainTextResponse(f"{len(await request.body())} {'trailer' in request.headers}")
 
 
+async def _in_pieces(_: Request) -> Response:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"0 "
+        await asyncio.sleep(0.01)
+        yield b"False"
+
+    return StreamingResponse(pieces())
+
+
 async def _large(_: Request) -> Response:
     return PlainTextResponse("x" * 50_000_000)
 
@@ -36,7 +46,9 @@ def port() -> Iterator[int]:
     chosen = Settings(head_seconds=HEAD_SECONDS, deadline_seconds=0.5, max_connections=20)
     patch.setattr(connections, "settings", lambda: chosen)
     patch.setattr(connections, "_GRACE_SECONDS", 1.0)
-    app = Starlette(routes=[Route("/", _echo, methods=["GET", "POST"]), Route("/large", _large)])
+    app = Starlette(
+        routes=[Route("/", _echo, methods=["GET", "POST"]), Route("/large", _large), Route("/pieces", _in_pieces)]
+    )
     config = uvicorn.Config(app, http=Connection, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     with socket.socket() as listening:
@@ -151,6 +163,24 @@ def test_connections_are_bounded(port: int) -> None:
     assert refused.headers["retry-after"]
     time.sleep(0.2)
     assert exchange(port, [get()]).status == 200
+
+
+def test_an_answer_comes_in_one_piece(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), 20) as connected:
+        connected.sendall(get())
+        head, _, body = connected.recv(100_000).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert body == b"0 False"
+
+
+def test_an_answer_may_have_no_body_and_may_have_many_pieces(port: int) -> None:
+    head = exchange(port, [get(method="HEAD")], seconds=1)
+    assert (head.status, head.body) == (200, b"")
+    pieces = exchange(port, [get(path="/pieces")])
+    assert pieces.status == 200
+    assert b"0 " in pieces.body
+    waited = exchange(port, [get("Content-Length: 3", "Expect: 100-continue", method="POST") + b"abc"], seconds=2)
+    assert (waited.status, waited.body[:15]) == (100, b"HTTP/1.1 200 OK")
 
 
 def test_pipelined_requests_are_answered_in_order(port: int) -> None:

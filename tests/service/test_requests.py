@@ -108,17 +108,17 @@ def test_work_is_dropped_when_the_client_leaves(leaves: bool) -> None:
             return {"type": "http.disconnect"}
 
         async def work() -> str:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
             ended.set()
             return "done"
 
         request = Request({"type": "http"}, receive)
         if leaves:
             with pytest.raises(ClientDisconnect):
-                await while_connected(request, work())
+                await while_connected(request, asyncio.ensure_future(work()))
             await asyncio.sleep(0.1)
             assert not ended.is_set()
         else:
-            assert await while_connected(request, work()) == "done"
+            assert await while_connected(request, asyncio.ensure_future(work())) == "done"
 
     asyncio.run(main())

@@ -68,9 +68,9 @@ def test_results_and_errors_come_back(make: Make) -> None:
 def test_no_more_than_max_queue_wait(make: Make, depths: list[int]) -> None:
     async def main() -> None:
         scheduler, gate = make(1, 1), Gate()
-        running = asyncio.create_task(scheduler.run(gate.work, soon()))
+        running = scheduler.run(gate.work, soon())
         await until(gate.begun.is_set)
-        waiting = asyncio.create_task(scheduler.run(lambda _: "waited", soon()))
+        waiting = scheduler.run(lambda _: "waited", soon())
         await until(lambda: depths[-1] == 1)
         with pytest.raises(QueueFull) as full:
             scheduler.check()
@@ -89,17 +89,15 @@ def test_no_more_than_max_queue_wait(make: Make, depths: list[int]) -> None:
 def test_no_more_than_max_pixels_wait(make: Make) -> None:
     async def main() -> None:
         scheduler, gate = make(1, 9), Gate()
-        tasks = [asyncio.create_task(scheduler.run(gate.work, soon(), 500))]
+        tasks = [scheduler.run(gate.work, soon(), 500)]
         await until(gate.begun.is_set)
         # More than may wait, but alone.
-        large = asyncio.create_task(scheduler.run(gate.work, soon(), 101))
-        await asyncio.sleep(0)
+        large = scheduler.run(gate.work, soon(), 101)
         with pytest.raises(QueueFull):
             await scheduler.run(gate.work, soon(), 1)
         large.cancel()
         await asyncio.gather(large, return_exceptions=True)
-        tasks += [asyncio.create_task(scheduler.run(gate.work, soon(), 50)) for _ in range(2)]
-        await asyncio.sleep(0)
+        tasks += [scheduler.run(gate.work, soon(), 50) for _ in range(2)]
         with pytest.raises(QueueFull):
             await scheduler.run(gate.work, soon(), 1)
         gate.open.set()
@@ -112,7 +110,7 @@ def test_retry_after_follows_the_measured_rate(make: Make) -> None:
     async def main() -> None:
         scheduler, gate = make(1, 30), Gate()
         await scheduler.run(lambda _: time.sleep(0.2), soon())
-        tasks = [asyncio.create_task(scheduler.run(gate.work, soon())) for _ in range(31)]
+        tasks = [scheduler.run(gate.work, soon()) for _ in range(31)]
         await until(gate.begun.is_set)
         with pytest.raises(QueueFull) as full:
             scheduler.check()
@@ -126,12 +124,12 @@ def test_retry_after_follows_the_measured_rate(make: Make) -> None:
 def test_a_job_whose_time_is_up_never_starts_and_frees_its_place(make: Make, depths: list[int]) -> None:
     async def main() -> None:
         scheduler, gate, started = make(1, 1), Gate(), threading.Event()
-        running = asyncio.create_task(scheduler.run(gate.work, soon()))
+        running = scheduler.run(gate.work, soon())
         await until(gate.begun.is_set)
         with pytest.raises(DeadlinePassed):
             await scheduler.run(lambda _: started.set(), soon(0.05))
         assert depths[-1] == 0
-        leaving = asyncio.create_task(scheduler.run(lambda _: started.set(), soon()))
+        leaving = scheduler.run(lambda _: started.set(), soon())
         await until(lambda: depths[-1] == 1)
         leaving.cancel()
         await until(lambda: depths[-1] == 0)
@@ -160,7 +158,7 @@ def test_a_slot_is_freed_only_when_the_work_has_ended(make: Make) -> None:
 def test_draining_takes_no_request_and_finishes_the_accepted(make: Make) -> None:
     async def main() -> None:
         scheduler, gate = make(1, 2), Gate()
-        accepted = [asyncio.create_task(scheduler.run(gate.work, soon())) for _ in range(2)]
+        accepted = [scheduler.run(gate.work, soon()) for _ in range(2)]
         await until(gate.begun.is_set)
         scheduler.drain()
         with pytest.raises(Draining):
@@ -178,7 +176,7 @@ def test_it_is_stuck_when_no_thread_ever_comes_back() -> None:
         jobs = []
         for number, gate in enumerate(gates):
             assert not scheduler.stuck(0), number
-            jobs.append(asyncio.ensure_future(scheduler.run(gate.work, deadline)))
+            jobs.append(scheduler.run(gate.work, deadline))
             await asyncio.to_thread(gate.begun.wait, 10)
         assert scheduler.stuck(0)
         assert not scheduler.stuck(60)
