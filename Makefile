@@ -52,7 +52,8 @@ format: $(INSTALLED) ## Let ruff mend what it can
 bench: $(INSTALLED) rivals ## The benchmarks of loadtests/ (45 minutes; BENCH="--seconds 2 --turns 1": less), into loadtests/results/
 	$(BIN)/python -m loadtests.startup
 	$(BIN)/python -m loadtests.pipeline
-	$(BIN)/python -m loadtests.bench $(BENCH)
+	$(BIN)/python -m loadtests.bench --models ours $(BENCH)
+	$(BIN)/python -m loadtests.bench --models torch $(BENCH)
 
 # Each rival in an environment of its own, on top of the project's packages, so that torch is there already and the same.
 .PHONY: rivals load soak

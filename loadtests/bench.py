@@ -1,22 +1,27 @@
 """Figureground against the bare pipeline and the rival servers: the same machine, models, photos and client.
 
-python -m loadtests.bench
+python -m loadtests.bench --models ours
 
-The contenders take turns, each stopped in its tracks (SIGSTOP) while another is measured. The rivals run once with the
-same models in torch, as the libraries' docs show them, and once with our own pipeline handed to them; every one has a
-process a core. Closed loop: so many clients, each of which asks again as soon as it is answered. Open loop: requests at
-random moments, at rising shares of what the bare pipeline can do. `docs/performance.md` says what came of it.
+The contenders take turns, each stopped in its tracks (SIGSTOP) while another is measured. The rivals run with the same
+models in torch, as the libraries' docs show them, or with our own pipeline handed to them; every one has a process a
+core. Closed loop: so many clients, each of which asks again as soon as it is answered. Open loop: requests at random
+moments, at rising shares of what the bare pipeline can do.
+
+Every load is written down as soon as it is over, and is not run again: a benchmark that was stopped goes on where it
+was. `--minutes` stops it beforehand, and `python -m loadtests.fleet` keeps the servers meanwhile. `docs/performance.md`
+says what came of it.
 """
 
 import json
 import os
 import platform
+import random
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,135 +34,164 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loadtests.client import Load
-from loadtests.contenders import CORES, Contender, started
+from loadtests.contenders import BARE, CORES, Contender, bare
+from loadtests.fleet import found_or_started
 from loadtests.photos import SIZES, photos_of
-from loadtests.report import draw, print_report
+from loadtests.report import Cell, cells_of, draw, print_report
 
 RESULTS = Path(__file__).parent / "results"
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One contender under one load, over all turns; times in milliseconds."""
+class Asked:
+    """A load on every contender: a number of clients, or a share of what the bare pipeline can do."""
 
-    contender: str
     size: str
     clients: int | None
-    asked_rate: float | None
-    rates: list[float]
-    rate: float
-    p50: float
-    p99: float
-    failed: int
-    client_share: float
+    share: float | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.size}, " + (f"{self.share:.0%} of the limit" if self.share else f"{self.clients} clients")
 
 
-def cell_of(contender: str, size: str, clients: int | None, asked: float | None, loads: Sequence[Load]) -> Cell:
-    together = Load(sum(load.seconds for load in loads), [sample for load in loads for sample in load.samples])
-    rates = [load.rate for load in loads]
-    return Cell(
-        contender=contender,
-        size=size,
-        clients=clients,
-        asked_rate=asked,
-        rates=rates,
-        rate=statistics.median(rates),
-        p50=together.percentile(50),
-        p99=together.percentile(99),
-        failed=len(together.samples) - together.statuses[200],
-        client_share=statistics.mean(load.client_share for load in loads),
-    )
+class Results:
+    """The loads that were run, a line of JSON each, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lines: list[dict[str, Any]] = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
+
+    def holds(self, contender: str, asked: Asked, turn: int) -> bool:
+        wanted = {"contender": contender, "turn": turn, **asdict(asked)}
+        return any(wanted.items() <= line.items() for line in self.lines)
+
+    def add(self, contender: str, asked: Asked, turn: int, load: Load, rate: float | None = None) -> None:
+        good = [sample for sample in load.samples if sample.status == 200]
+        line = {
+            "contender": contender,
+            "turn": turn,
+            **asdict(asked),
+            "asked_rate": rate,
+            "seconds": load.seconds,
+            "milliseconds": [round(1000 * sample.seconds, 2) for sample in good],
+            "failed": len(load.samples) - len(good),
+            "client_share": load.client_share,
+            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        self.lines.append(line)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @property
+    def cells(self) -> list[Cell]:
+        return cells_of(self.lines)
+
+    def limit(self, size: str) -> float:
+        """Photos a second of the better bare pipeline, at its best."""
+        rates = [cell.rate for cell in self.cells if cell.contender.startswith(BARE) and cell.size == size]
+        if not rates:
+            raise SystemExit(f"the open loop needs the contender {BARE} at {size}")
+        return max(rates)
 
 
-@dataclass
-class Bench:
-    contenders: list[Contender]
-    seconds: float
-    turns: int
-    progress: Progress
+def keeps_up(contender: str, results: Results, asked: Asked, seconds: float) -> bool:
+    """Whoever could not at a smaller share would only pile up what is asked for."""
+    found = [
+        cell
+        for cell in results.cells
+        if (cell.contender, cell.size) == (contender, asked.size) and cell.share is not None
+    ]
+    return all(cell.p99 < 1000 * seconds / 2 for cell in found if (cell.share or 0) < (asked.share or 0))
 
-    def closed(self, size: str, photos: Sequence[bytes], clients: int) -> list[Cell]:
-        def run(contender: Contender) -> Load:
-            return contender.closed(photos, clients, self.seconds)
 
-        loads = self._in_turns(f"{size}, {clients} clients", self.contenders, run)
-        return [cell_of(name, size, clients, None, found) for name, found in loads.items()]
+def left(loads: Sequence[Asked], turns: int, contenders: Sequence[Contender], results: Results) -> Iterator[Any]:
+    """What is still to be run: contender, load, turn."""
+    for asked in loads:
+        for turn in range(turns):
+            # In another order every turn, so that no one always comes after the same other.
+            order = random.Random(f"{asked}{turn}").sample(list(contenders), len(contenders))
+            for contender in order:
+                if asked.share and contender.name.startswith(BARE):
+                    continue
+                if not results.holds(contender.name, asked, turn):
+                    yield contender, asked, turn
 
-    def open(self, size: str, photos: Sequence[bytes], limit: float) -> list[Cell]:
-        """`limit` in photos a second."""
-        cells = []
-        left = [contender for contender in self.contenders if not contender.name.startswith("bare")]
-        for share in _SHARES:
-            rate = share * limit
 
-            def run(contender: Contender, rate: float = rate) -> Load:
-                return contender.open(photos, rate, self.seconds)
-
-            loads = self._in_turns(f"{size}, {rate:.0f} photos/s", left, run)
-            found = [cell_of(name, size, None, rate, of) for name, of in loads.items()]
-            cells += found
-            # Whoever cannot keep up would only pile up what is asked for.
-            slow = {cell.contender for cell in found if not cell.p99 < 1000 * self.seconds / 2}
-            left = [contender for contender in left if contender.name not in slow]
-        return cells
-
-    def _in_turns(self, title: str, contenders: Sequence[Contender], run: Any) -> dict[str, list[Load]]:
-        task = self.progress.add_task(title, total=self.turns * len(contenders))
-        loads: dict[str, list[Load]] = {contender.name: [] for contender in contenders}
-        for turn in range(self.turns):
-            # Back and forth, so that no one always comes after the same other.
-            for contender in contenders if turn % 2 == 0 else reversed(contenders):
-                contender.resume()
-                loads[contender.name].append(run(contender))
-                contender.pause()
-                self.progress.advance(task)
-        self.progress.remove_task(task)
-        return loads
+def run(contender: Contender, asked: Asked, turn: int, seconds: float, results: Results) -> None:
+    photos = photos_of(asked.size)
+    if asked.share and not keeps_up(contender.name, results, asked, seconds):
+        return
+    contender.resume()
+    try:
+        if asked.clients is not None:
+            results.add(contender.name, asked, turn, contender.closed(photos, asked.clients, seconds))
+        elif asked.share is not None:
+            rate = asked.share * results.limit(asked.size)
+            results.add(contender.name, asked, turn, contender.open(photos, rate, seconds), rate)
+    finally:
+        contender.pause()
 
 
 def main(
-    seconds: Annotated[float, typer.Option(help="Of one load on one contender.")] = 6,
+    models: Annotated[str, typer.Option(help="The rivals' models, torch or ours.")] = "torch",
+    seconds: Annotated[float, typer.Option(help="Of one load on one contender.")] = 5,
     turns: Annotated[int, typer.Option(help="Of every contender under every load.", min=1)] = 3,
     size: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(SIZES)}; may be repeated.")] = None,
     clients: Annotated[list[int] | None, typer.Option(help="Of a closed loop; may be repeated.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A contender, such as figureground, bare, mosec.")] = None,
-    models: Annotated[list[str] | None, typer.Option(help="The rivals' models, torch or ours.")] = None,
-    open_loop: Annotated[bool, typer.Option("--open/--no-open", help="Also at rising rates, at 500x375.")] = True,
-    out: Annotated[Path, typer.Option(help="Where the figures go; the picture lies beside it.")] = RESULTS
-    / "serving.json",
+    open_loop: Annotated[
+        bool, typer.Option("--open/--no-open", help="Also at rising rates, at the first size.")
+    ] = True,
+    minutes: Annotated[float, typer.Option(help="After which no further load is begun.")] = 24 * 60,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was measured before.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The file of the loads; the picture lies beside it.")] = None,
 ) -> None:
     """Photos a second and latencies of Figureground, the bare pipeline and the rivals, interleaved."""
     # Whoever is told to stop stops what he started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    photos = {name: photos_of(name) for name in size or SIZES}
-    cells: list[Cell] = []
-    try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            Progress(console=Console(stderr=True)) as progress,
-            started(only or [], models or ["torch", "ours"], Path(folder), photos_of("500x375")[0]) as contenders,
-        ):
-            bench = Bench(contenders, seconds, turns, progress)
-            for name, chosen in photos.items():
-                for number in clients or (1, 4, 16, 64):
-                    cells += bench.closed(name, chosen, number)
-            if open_loop:
-                name = "500x375" if "500x375" in photos else next(iter(photos))
-                limit = max(cell.rate for cell in cells if cell.size == name)
-                cells += bench.open(name, photos[name], limit)
-    finally:
-        # What was measured is kept, also where the rest could not be.
-        if cells:
-            write(cells, {"seconds": seconds, "turns": turns}, out)
+    path = out or RESULTS / f"serving-{models}.jsonl"
+    if fresh:
+        path.unlink(missing_ok=True)
+    results, sizes = Results(path), size or list(SIZES)
+    loads = [Asked(one, number) for one in sizes for number in clients or (1, 4, 16, 64)]
+    loads += [Asked(sizes[0], None, share) for share in _SHARES] if open_loop else []
+    for one in sizes:
+        photos_of(one)
+    servers = [name for name in only or [] if name != BARE]
+    remaining = 0
+    with ExitStack() as stack:
+        contenders: list[Contender] = []
+        if not only or BARE in only:
+            contenders += stack.enter_context(bare())
+        if not only or servers:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            contenders += stack.enter_context(found_or_started(servers, models, folder))
+        todo = list(left(loads, turns, contenders, results))
+        end = time.monotonic() + 60 * minutes
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task("", total=len(todo))
+            for number, (contender, asked, turn) in enumerate(todo):
+                if time.monotonic() > end:
+                    remaining = len(todo) - number
+                    break
+                progress.update(task, completed=number, description=f"{asked.title}: {contender.name}")
+                run(contender, asked, turn, seconds, results)
+    report(results)
+    if remaining:
+        print(f"{remaining} of {len(todo)} loads are left: run it again")
 
 
-def write(cells: Sequence[Cell], asked: dict[str, Any], out: Path) -> None:
-    found: dict[str, Any] = {"cells": [asdict(cell) for cell in cells], "machine": machine(), **asked}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1))
-    draw(found["cells"], out.with_suffix(".png"))
-    print_report(found["cells"])
+def report(results: Results) -> None:
+    cells = results.cells
+    found: dict[str, Any] = {"cells": [asdict(cell) for cell in cells], "machine": machine()}
+    results.path.with_suffix(".json").write_text(json.dumps(found, indent=1))
+    draw(cells, results.path.with_suffix(".png"))
+    print_report(cells)
 
 
 def machine() -> dict[str, Any]:
@@ -169,7 +203,6 @@ def machine() -> dict[str, Any]:
         "onnxruntime": onnxruntime.__version__,
         "numpy": np.__version__,
         "load_average": os.getloadavg(),
-        "time": time.strftime("%Y-%m-%d"),
     }
 
 

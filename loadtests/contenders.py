@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from loadtests.client import Load, Sample, multipart, raw, run_closed, run_open
-from loadtests.rivals.models import BACKBONE, DETECTOR, OurModels
-from loadtests.servers import Encode, Server, as_form, figureground, running
-from service.running import free_port
+from loadtests.photos import photos_of
+from loadtests.rivals.models import OurModels
+from loadtests.servers import Encode, Server, as_form
 
 CORES = len(os.sched_getaffinity(0))
 ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".rivals"
-OURS = "figureground"
+OURS, BARE = "figureground", "bare"
 _WARM_UP_SECONDS = 2
 
 
@@ -134,61 +134,19 @@ RIVALS = (
 
 
 @contextmanager
-def started(names: Sequence[str], models: Sequence[str], folder: Path, photo: bytes) -> Iterator[list[Contender]]:
-    """All contenders whose name is wanted, each of which has answered; the rivals once with each kind of models."""
-    with ExitStack() as stack:
-        contenders: list[Contender] = []
-        if not names or "bare" in names:
-            contenders += [Bare("bare, threads", OurModels().answer), Bare("bare, processes", _pool(stack))]
-        if not names or OURS in names:
-            contenders.append(_ours(stack, OURS, folder / OURS, photo))
-        if "workers" in names:
-            contenders.append(_ours(stack, "figureground, a worker a core", folder / "workers", photo, workers=CORES))
-        for kind in models:
-            for rival in RIVALS:
-                if not names or rival.name in names:
-                    contenders.append(_start(stack, rival, kind, folder, photo))
-        for contender in contenders:
-            # Every worker of it shall have seen a photo.
-            contender.resume()
-            contender.closed([photo], 4 * CORES, _WARM_UP_SECONDS)
-            contender.pause()
-        yield contenders
-
-
-def _ours(stack: ExitStack, name: str, folder: Path, photo: bytes, **settings: object) -> Served:
-    folder.mkdir()
-    server = stack.enter_context(figureground(folder, "--backbone", BACKBONE, "--detector", DETECTOR, **settings))
-    return _answering(name, server, photo)
-
-
-def _start(stack: ExitStack, rival: Rival, kind: str, folder: Path, photo: bytes) -> Served:
-    if not rival.python.exists():
-        raise SystemExit(f"{rival.name} is not installed: make rivals")
-    port, name = free_port(), f"{rival.name}, {kind}"
-    environment = {
-        "RIVAL_MODELS": kind,
-        "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOML_HOME": str(folder / f"bentoml-{port}"),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-    }
-    server = stack.enter_context(running(rival.command(port), port, folder / f"{name}.log", rival.encode, environment))
-    return _answering(name, server, photo)
-
-
-def _answering(name: str, server: Server, photo: bytes) -> Served:
-    server.wait_until_it_answers(photo)
-    server.pause()
-    return Served(name, server)
+def bare() -> Iterator[list[Bare]]:
+    """The pipeline in this process, and in a process a core."""
+    with ProcessPoolExecutor(CORES, get_context("spawn"), _load) as pool:
+        found = [
+            Bare(f"{BARE}, threads", OurModels().answer),
+            Bare(f"{BARE}, processes", lambda photo: pool.submit(_answer, photo).result()),
+        ]
+        for one in found:
+            one.closed(photos_of("500x375"), CORES, _WARM_UP_SECONDS)
+        yield found
 
 
 _of_this_process: list[OurModels] = []
-
-
-def _pool(stack: ExitStack) -> Callable[[bytes], object]:
-    pool = stack.enter_context(ProcessPoolExecutor(CORES, get_context("spawn"), _load))
-    return lambda photo: pool.submit(_answer, photo).result()
 
 
 def _load() -> None:

@@ -26,7 +26,7 @@ class Server:
     """A running server; `encode` makes the HTTP request of a photo, as this server wants it."""
 
     port: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | psutil.Process
     log: Path
     encode: Encode
 
