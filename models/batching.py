@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,10 @@ class BatchingEngine:
     """Runs what several threads ask for in one batch: all that waits when the device gets free, and no timer.
 
     Whoever gets the device works for those who wait behind him as well. A batch that fails is run anew call by call,
-    so that no one is harmed by another's input.
+    so that no one is harmed by another's input. `on_batch` is told the rows of every batch, from any thread.
     """
+
+    on_batch: Callable[[int], object] | None = None
 
     def __init__(self, engine: "Engine", most: int) -> None:
         self.engine, self.most = engine, most
@@ -71,6 +73,8 @@ class BatchingEngine:
             for call in calls:
                 self._work([call])
             return
+        if self.on_batch is not None:
+            self.on_batch(sum(len(call.inputs[0]) for call in calls))
         start = 0
         for call in calls:
             stop = start + len(call.inputs[0])

@@ -34,9 +34,9 @@ _GRAPH_VERSION = 1
 _OPSET = 18
 # What NVIDIA's and AMD's drivers make, and WSL.
 _GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-# torch.export is not safe in several threads.
 # The batches of a GPU, in rows.
 _GPU_SIZES = (1, 2, 4, 8, 16, 32)
+# torch.export is not safe in several threads.
 _one_export_at_a_time = threading.Lock()
 
 
@@ -106,12 +106,14 @@ class TorchEngine:
     """Eager torch on any device, channels last.
 
     Where there are `sizes`, in rising order, every forward is of one of them: a batch is cut and filled up to it, so
-    that a GPU meets only shapes that it has met before. A batch for which its memory is too small is halved.
+    that a GPU meets only shapes that it has met before. A batch for which its memory is too small is halved. `threads`
+    are those of one call on a CPU, 0 for as many as torch likes.
     """
 
     module: Any
     device: str
     sizes: tuple[int, ...] = ()
+    threads: int = 0
     name: EngineName = field(default="torch", init=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +147,9 @@ class TorchEngine:
     def _compute(self, inputs: tuple[Array, ...], rows: int) -> tuple[Array, ...]:
         import torch
 
+        # Of the thread that calls, which keeps it.
+        if self.threads and torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
         with torch.inference_mode():
             outputs = self.module(*(self._on_device(torch.from_numpy(array)) for array in inputs))
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -196,6 +201,9 @@ def make_engine(
     engine = engine_name(engine, device)
     if engine == "torch":
         _need_torch("the engine torch was asked for")
+        if device == "cpu":
+            # As under ONNX Runtime: a batch gains nothing there, several photos at once do.
+            return TorchEngine(graph.build(), device, threads=threads)
         sizes = _GPU_SIZES if device.startswith("cuda") else ()
         module = TorchEngine(graph.build(), device, sizes)
         module.warm_up(graph.examples())

@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models.batching import BatchingEngine
 from models.comparison import OUTCOMES
 from models.served import Served
 from service.outcomes import Outcome
@@ -115,6 +116,8 @@ model_load_seconds = Gauge(
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 _children: dict[tuple[Any, tuple[str, ...]], Any] = {}
+# The models whose engine makes batches of several calls.
+_batching: set[str] = set()
 
 
 def labelled(metric: M, *labels: str) -> M:
@@ -189,18 +192,28 @@ def observe_models(served: Served) -> None:
     for name, seconds in served.load_seconds.items():
         model_loaded.labels(name).set(1)
         model_load_seconds.labels(name).set(seconds)
+    for name, stage, engine in (
+        *((name, "detect", loaded.engine) for name, loaded in served.detectors.items()),
+        *((name, "classify", loaded.engine) for name, loaded in served.backbones.items()),
+    ):
+        if isinstance(engine, BatchingEngine):
+            _batching.add(name)
+            engine.on_batch = labelled(batch_size, stage).observe
     for pair in product(served.backbones, served.detectors, OUTCOMES):
         comparisons.labels(*pair)
 
 
 def observe(outcome: Outcome) -> None:
-    """One photo that was compared, in a batch of its own."""
+    """One photo that was compared."""
     comparison = outcome.comparison
     for stage, seconds in outcome.seconds.items():
         labelled(stage_seconds, stage).observe(seconds)
-    labelled(batch_size, "detect").observe(1)
-    for views in comparison.batches:
-        labelled(batch_size, "classify").observe(views)
+    # An engine that makes batches of several photos' views tells of them itself.
+    if outcome.options.box is None and comparison.detector not in _batching:
+        labelled(batch_size, "detect").observe(1)
+    if comparison.backbone not in _batching:
+        for views in comparison.batches:
+            labelled(batch_size, "classify").observe(views)
     if outcome.options.box is not None:
         return  # A box that somebody gave says nothing of the detector.
     labelled(comparisons, comparison.backbone, comparison.detector, comparison.outcome).inc()

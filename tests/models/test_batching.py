@@ -88,6 +88,18 @@ def test_many_threads_each_get_their_own_answer() -> None:
     assert [answer[0].tolist() for answer in answers] == [[2 * n, 2000 + 2 * n] for n in range(14, 514)]
 
 
+def test_batches_are_told_of() -> None:
+    engine, told = Doubling(), list[int]()
+    engine.open.set()
+    batching = BatchingEngine(engine, 16)
+    batching.on_batch = told.append
+    for numbers in ([1], [2, 3]):
+        batching.run(np.array(numbers))
+    with pytest.raises(ValueError, match="13"):
+        batching.run(np.array([13, 14]))
+    assert told == [1, 2]
+
+
 def test_pieces_and_joined() -> None:
     numbers, letters = np.arange(5), np.array(list("abcde"))
     cut = pieces((numbers, letters), 2)

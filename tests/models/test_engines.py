@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -242,6 +243,29 @@ def test_torch_meets_only_its_sizes_and_halves_what_is_too_much(
 def test_a_photo_alone_for_which_memory_is_too_small_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         TorchEngine(Shapes(0), "cpu", (1, 2)).run(np.zeros((2, 4, 4, 3), np.uint8))
+
+
+class Meeting(Sums):
+    """Waits for a second call that is under way, and remembers how many threads each had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(2)
+        self.threads: list[int] = []
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        self.barrier.wait(20)
+        self.threads.append(torch.get_num_threads())
+        return super().forward(pixels)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_on_a_cpu_works_at_several_photos_at_once_with_so_many_threads_each(threads: int, tmp_path: Path) -> None:
+    module = Meeting()
+    engine = make_engine(small_graph(lambda: module), "torch", "cpu", tmp_path, threads)
+    with ThreadPoolExecutor(2) as pool:
+        assert len(list(pool.map(engine.run, [np.zeros((1, 4, 4, 3), np.uint8)] * 2))) == 2
+    assert module.threads == [threads, threads]
 
 
 def test_every_size_is_warmed_up() -> None:

@@ -1,3 +1,7 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from starlette.applications import Starlette
@@ -6,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from models.batching import BatchingEngine
 from models.comparison import Options
 from models.photo import Photo
 from models.pipeline import Pipeline
@@ -52,6 +57,42 @@ def test_a_given_box_says_nothing_of_the_detector(served: Served, samples: dict[
     metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}))
     after = value("comparisons_total", **labels), value("stage_seconds_count", stage="total")
     assert after == (before[0], before[1] + 1)
+
+
+def batches(stage: str) -> tuple[float, float]:
+    """How many there were, and their sizes together."""
+    return value("batch_size_count", stage=stage), value("batch_size_sum", stage=stage)
+
+
+def gained(before: tuple[float, float], stage: str) -> tuple[float, float]:
+    return batches(stage)[0] - before[0], batches(stage)[1] - before[1]
+
+
+@pytest.mark.parametrize(("box", "detected"), [(None, (1, 1)), ((10, 10, 100, 100), (0, 0))])
+def test_a_photo_is_a_batch_of_its_own_on_a_cpu(
+    box: Any, detected: tuple[int, int], served: Served, samples: dict[str, Photo]
+) -> None:
+    options = Options(box=box)
+    comparison = Pipeline(served).compare(samples["chelsea"], options)
+    detect, classify = batches("detect"), batches("classify")
+    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}))
+    assert gained(detect, "detect") == detected
+    assert gained(classify, "classify") == (len(comparison.batches), sum(comparison.batches))
+
+
+def test_an_engine_that_batches_tells_of_its_batches(
+    served: Served, samples: dict[str, Photo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_batching", set())
+    (name, classifier), *_ = served.backbones.items()
+    engine = BatchingEngine(classifier.engine, 32)
+    batching = replace(served, backbones={name: replace(classifier, engine=engine)})
+    metrics.observe_models(batching)
+    comparison = Pipeline(batching).compare(samples["chelsea"], Options())
+    classify = batches("classify")
+    engine.run(np.zeros((3, 224, 224, 3), np.uint8))
+    metrics.observe(Outcome(samples["chelsea"], comparison, Options(), {"total": 0.1}))
+    assert gained(classify, "classify") == (1, 3)
 
 
 def test_reasons_are_bounded() -> None:
