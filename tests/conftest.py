@@ -66,3 +66,20 @@ def catalog(random_head: Path) -> Catalog:
 def served(catalog: Catalog, cache_dir: Path) -> Served:
     """lite0 under ONNX Runtime, and the detector `fcos_random` on it."""
     return load(catalog, [LITE0], ["fcos_random"], Loading(cache_dir))
+
+
+@pytest.fixture(scope="session")
+def environment(random_head: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """For a command that can choose the detector fcos_random besides the bundled ones."""
+    manifest = tmp_path_factory.mktemp("manifest") / "models.toml"
+    manifest.write_text(f'[detectors.fcos_random]\narchitecture = "fcos_{LITE0}"\ncheckpoint = "{random_head}"\n')
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FIGUREGROUND_")}
+    return {
+        **clean,
+        "FIGUREGROUND_MODELS": str(manifest),
+        "FIGUREGROUND_CACHE_DIR": str(cache_dir),
+        "FIGUREGROUND_BACKBONES": LITE0,
+        "FIGUREGROUND_DETECTORS": "fcos_random",
+        "FIGUREGROUND_JOURNAL_URL": "",
+        "BENTOML_DO_NOT_TRACK": "True",
+    }

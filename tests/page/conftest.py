@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 from loadtests.browser import CHROMIUM, MISSING, chromium
 from models.catalog import DEFAULT_DETECTORS
 from tests.conftest import LITE0
-from tests.service.conftest import LITE1, Server, StartServer, environment, start_server
+from tests.service.conftest import LITE1, Server, StartServer, start_server
 
-__all__ = ["environment", "start_server"]
+__all__ = ["start_server"]
 
 DETECTOR = DEFAULT_DETECTORS[0]
 # Chromium says of every error response that a resource failed to load.

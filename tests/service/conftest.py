@@ -1,4 +1,3 @@
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -27,23 +26,6 @@ class Server(RunningService):
 
 
 StartServer = Callable[..., AbstractContextManager[Server]]
-
-
-@pytest.fixture(scope="session")
-def environment(random_head: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """For a command that can choose the detector fcos_random besides the bundled ones."""
-    manifest = tmp_path_factory.mktemp("manifest") / "models.toml"
-    manifest.write_text(f'[detectors.fcos_random]\narchitecture = "fcos_{LITE0}"\ncheckpoint = "{random_head}"\n')
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("FIGUREGROUND_")}
-    return {
-        **clean,
-        "FIGUREGROUND_MODELS": str(manifest),
-        "FIGUREGROUND_CACHE_DIR": str(cache_dir),
-        "FIGUREGROUND_BACKBONES": LITE0,
-        "FIGUREGROUND_DETECTORS": "fcos_random",
-        "FIGUREGROUND_JOURNAL_URL": "",
-        "BENTOML_DO_NOT_TRACK": "True",
-    }
 
 
 @pytest.fixture(scope="session")
