@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -59,26 +59,36 @@ Floats = NDArray[np.float64]
 Collected = Mapping[str, Sequence[Looks]]
 
 
-def worth(collected: Collected, tuning: Tuning) -> tuple[float, float]:
-    """How good the fused answer is, in points of top-1, and its log-loss in nats; every kind of photos counts alike.
+class Worth(NamedTuple):
+    """Of a tuning: its fused answer's top-1 in percent, its gain in points over the better of plain and the first
+    box's crop where that is least, and its log-loss in nats."""
 
-    A point that it loses to the better of plain and the first box's crop, where it loses most, takes off half a point:
-    an average alone would pay for clutter with ordinary photos.
-    """
+    accuracy: float
+    worst: float
+    log_loss: float
+
+    @property
+    def points(self) -> float:
+        """A point lost where most is lost takes off half a point: an average would pay for clutter with ordinary
+        photos."""
+        return self.accuracy + min(self.worst, 0.0) / 2
+
+
+def worth(collected: Collected, tuning: Tuning) -> Worth:
+    """How good the fused answer is; every kind of photos counts alike."""
     kinds = [[reached(looks, tuning) for looks in kind] for kind in collected.values()]
     means = [np.mean([[one.combined, one.log_loss] for one in kind], axis=0) for kind in kinds]
     accuracy, log_loss = np.mean(means, axis=0)
-    worst = min(one.gain for kind in kinds for one in kind)
-    return float(accuracy) + min(worst, 0.0) / 2, float(log_loss)
+    return Worth(float(accuracy), min(one.gain for kind in kinds for one in kind), float(log_loss))
 
 
 def tune(collected: Collected, start: Tuning) -> Tuning:
     """Margins and weights first, on all crops; then their least size, how few will do, and which are none."""
     everything = replace(start, certain=1.0, min_score=0.0, covers_image=2.0, min_crop=MIN_CROPS[0])
     tried = {tuning: worth(collected, tuning) for tuning in _margins_and_weights(everything)}
-    best = max(points for points, _ in tried.values())
-    equal = [tuning for tuning, (points, _) in tried.items() if points >= best - _NOISE]
-    chosen = min(equal, key=lambda tuning: tried[tuning][1])
+    best = max(one.points for one in tried.values())
+    equal = [tuning for tuning, one in tried.items() if one.points >= best - _NOISE]
+    chosen = max(equal, key=lambda tuning: (tried[tuning].worst, -tried[tuning].log_loss))
     chosen = _first_good_enough(collected, [replace(chosen, min_crop=value) for value in MIN_CROPS])
     chosen = _first_good_enough(collected, [replace(chosen, certain=value) for value in _CERTAIN])
     chosen = _first_good_enough(collected, [replace(chosen, covers_image=value) for value in _COVERS_IMAGE])
@@ -87,7 +97,7 @@ def tune(collected: Collected, start: Tuning) -> Tuning:
 
 def _first_good_enough(collected: Collected, choices: Sequence[Tuning]) -> Tuning:
     """The first, the preferred, that is as good as the best, but for noise."""
-    points = [worth(collected, one)[0] for one in choices]
+    points = [worth(collected, one).points for one in choices]
     return next(one for one, found in zip(choices, points, strict=True) if found >= max(points) - _NOISE)
 
 

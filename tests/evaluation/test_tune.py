@@ -56,7 +56,7 @@ def test_a_closer_look_is_taken_where_it_helps() -> None:
         looks.crops[1] = sure_of(1, 0.4)
     found = tune.tune({"near": [near], "far": [far]}, Tuning())
     assert (found.margin_small, found.closer_look) == (-0.1, 0.1)
-    assert tune.worth({"near": [near], "far": [far]}, found)[0] == 100
+    assert tune.worth({"near": [near], "far": [far]}, found).points == 100
 
 
 def test_the_least_size_is_the_largest_that_loses_nothing() -> None:
@@ -65,7 +65,7 @@ def test_the_least_size_is_the_largest_that_loses_nothing() -> None:
     small.rows[:, 0, LEAST[56.0]] = 1
     found = tune.tune({"sharp": [sharp], "small": [small]}, Tuning())
     assert found.min_crop == 48
-    assert tune.worth({"sharp": [sharp], "small": [small]}, found)[0] == 100
+    assert tune.worth({"sharp": [sharp], "small": [small]}, found).points == 100
 
 
 def test_boxes_below_the_threshold_are_those_that_do_not_help() -> None:
@@ -73,13 +73,13 @@ def test_boxes_below_the_threshold_are_those_that_do_not_help() -> None:
     weak, strong = looks_with(set(), score=0.12, plain=TRUE), looks_with(set(range(-5, 6)), score=0.22)
     found = tune.tune({"weak": [weak], "strong": [strong]}, Tuning())
     assert found.min_score == 0.2
-    assert tune.worth({"weak": [weak], "strong": [strong]}, found)[0] == 100
+    assert tune.worth({"weak": [weak], "strong": [strong]}, found).points == 100
 
 
 def test_every_kind_counts_alike() -> None:
     good, bad = looks_with(set(range(-5, 6))), looks_with(set())
     tuning = Tuning(min_score=0)
-    assert tune.worth({"good": [good] * 3, "bad": [bad]}, tuning)[0] == pytest.approx(50)
+    assert tune.worth({"good": [good] * 3, "bad": [bad]}, tuning).points == pytest.approx(50)
     assert tune.worth({"good": [good], "bad": [bad]}, tuning) == pytest.approx(
         tune.worth({"good": [good] * 3, "bad": [bad]}, tuning)
     )
@@ -88,7 +88,7 @@ def test_every_kind_counts_alike() -> None:
 def test_what_is_lost_where_most_is_lost_counts_by_half() -> None:
     """Plain would be right, and the crop is believed: 100 points lost on one of two kinds."""
     good, misled = looks_with(set(range(-5, 6))), looks_with(set(), plain=TRUE, share=0.01)
-    assert tune.worth({"good": [good], "misled": [misled]}, Tuning(min_score=0))[0] == pytest.approx(50 - 50)
+    assert tune.worth({"good": [good], "misled": [misled]}, Tuning(min_score=0)).points == pytest.approx(50 - 50)
 
 
 def test_what_is_told_about_a_head() -> None:
