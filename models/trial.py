@@ -7,6 +7,7 @@ work `models.structure` bounds, know nothing of this.
 """
 
 import json
+import logging
 import os
 import resource
 import select
@@ -20,17 +21,28 @@ from typing import IO
 from models.photo import PhotoError, TooManyPixels, UnreadablePhoto, UnservedFormat, read_photo
 from models.structure import is_rare
 
+log = logging.getLogger("figureground.trial")
+
 # What decoding may need beside Python, in bytes: for each pixel, and for tables and the file itself.
 _BYTES_A_PIXEL = 14
 _BYTES = 128 * 2**20
 # On a busy machine a second of processor time takes longer than a second.
 _PATIENCE = 4
+# What it takes to start a child there.
+_START_SECONDS = 20
 _LENGTH = 8
 _KINDS = {kind.__name__: kind for kind in (UnreadablePhoto, UnservedFormat, TooManyPixels)}
 # Threads of their own would count as memory: one arena, no BLAS.
 _ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 # What it takes to find Python's libraries; keys and the database's password are not for who may be broken into.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "HOME")
+
+
+class NoTrial(Exception):
+    """The child cannot be started, for lack of memory or of processes: that says nothing of the photo."""
+
+    def __init__(self) -> None:
+        super().__init__("Photos of this kind cannot be read at present; try again in a moment.")
 
 
 class Trial:
@@ -42,9 +54,13 @@ class Trial:
     def __init__(self, max_pixels: int, seconds: int) -> None:
         self._limits = (max_pixels, seconds)
         self._idle: list[_Child] = []
+        self._away = False
 
     def check(self, data: bytes) -> None:
-        """Raises `PhotoError` for a file of a rare kind that is no photo, or cannot be decoded within the limits."""
+        """Raises `PhotoError` for a file of a rare kind that is no photo, or cannot be decoded within the limits.
+
+        Raises `NoTrial` where that cannot be found out.
+        """
         if not is_rare(data):
             return
         child = self._child()
@@ -70,7 +86,20 @@ class Trial:
             if child.process.poll() is None:
                 return child
             child.kill()
-        return _Child.start(*self._limits)
+        try:
+            child = _Child.start(*self._limits)
+        except (OSError, EOFError) as error:
+            self._tell(f"{type(error).__name__} {error}")
+            raise NoTrial from error
+        self._tell(None)
+        return child
+
+    def _tell(self, fault: str | None) -> None:
+        if fault is not None and not self._away:
+            log.error("no process can be started that tries TIFF, AVIF and JPEG of many scans: %s", fault)
+        if fault is None and self._away:
+            log.warning("TIFF, AVIF and JPEG of many scans are tried again")
+        self._away = fault is not None
 
     def close(self) -> None:
         """Ends the children that are idle."""
@@ -91,7 +120,10 @@ class _Child:
 
     @classmethod
     def start(cls, max_pixels: int, seconds: int) -> "_Child":
-        """What native decoders write to standard error is nobody's business."""
+        """Once it is ready. Raises `OSError` or `EOFError`.
+
+        What native decoders write to standard error is nobody's business.
+        """
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(max_pixels), str(seconds)],
@@ -100,22 +132,32 @@ class _Child:
             stderr=subprocess.DEVNULL,
             env={**inherited, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        return cls(process, seconds)
+        child = cls(process, seconds)
+        try:
+            child._answer(_START_SECONDS)
+        except (OSError, EOFError):
+            child.kill()
+            raise
+        return child
 
     def ask(self, data: bytes) -> list[str] | None:
         """The kind and the message of the error that it meets, None for a photo.
 
         Raises `OSError` or `EOFError` where it dies of it, or takes too long.
         """
-        source, answers = self._pipes
+        source, _ = self._pipes
         source.write(len(data).to_bytes(_LENGTH) + data)
         source.flush()
+        told: list[str] | None = json.loads(self._answer(_PATIENCE * self.seconds))
+        return told
+
+    def _answer(self, seconds: int) -> bytes:
+        _, answers = self._pipes
         waiting = select.poll()
         waiting.register(answers, select.POLLIN)
-        if not waiting.poll(1000 * _PATIENCE * self.seconds):
-            raise TimeoutError
-        told: list[str] | None = json.loads(_read(answers))
-        return told
+        if not waiting.poll(1000 * seconds):
+            raise TimeoutError(f"no word from it in {seconds} s")
+        return _read(answers)
 
     def kill(self) -> None:
         self.process.kill()
@@ -132,7 +174,7 @@ def _read(source: IO[bytes]) -> bytes:
     length = source.read(_LENGTH)
     data = source.read(int.from_bytes(length))
     if len(length) < _LENGTH or len(data) < int.from_bytes(length):
-        raise EOFError
+        raise EOFError("it has ended")
     return data
 
 
@@ -162,15 +204,19 @@ def _bound_time(seconds: int) -> None:
 def _serve(max_pixels: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _bound_memory(max_pixels * _BYTES_A_PIXEL + _BYTES)
+    _write(b"")
     while True:
         try:
             data = _read(sys.stdin.buffer)
         except EOFError:
             return
         _bound_time(seconds)
-        answer = _judge(data, max_pixels)
-        sys.stdout.buffer.write(len(answer).to_bytes(_LENGTH) + answer)
-        sys.stdout.buffer.flush()
+        _write(_judge(data, max_pixels))
+
+
+def _write(answer: bytes) -> None:
+    sys.stdout.buffer.write(len(answer).to_bytes(_LENGTH) + answer)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

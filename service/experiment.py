@@ -8,14 +8,13 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
-from scipy.optimize import brentq
-from scipy.special import bdtr, betaln, ndtri, xlog1py, xlogy
+from scipy.special import bdtr, betaln, ndtri
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from service.database import Database
@@ -214,13 +213,21 @@ def _confidence_sequence(rescued: int, broken: int) -> tuple[float, float]:
         return 0.0, 1.0
     mixture = float(betaln(rescued + 1, broken + 1))
 
-    def excess(share: float) -> float:
-        return mixture - float(xlogy(rescued, share) + xlog1py(broken, -share)) + math.log(ALPHA)
+    def excluded(share: float) -> bool:
+        return mixture - rescued * math.log(share) - broken * math.log1p(-share) > -math.log(ALPHA)
 
     middle = rescued / (rescued + broken)
-    low = float(brentq(excess, 0.0, middle)) if rescued and excess(0.0) > 0 else 0.0
-    high = float(brentq(excess, middle, 1.0)) if broken and excess(1.0) > 0 else 1.0
+    low = _edge(excluded, 0.0, middle) if rescued else 0.0
+    high = _edge(excluded, 1.0, middle) if broken else 1.0
     return low, high
+
+
+def _edge(excluded: Callable[[float], bool], outside: float, inside: float) -> float:
+    """Between a share that is excluded and one that is not, to the last bits; scipy's roots are seconds of imports."""
+    for _ in range(52):
+        share = (outside + inside) / 2
+        outside, inside = (share, inside) if excluded(share) else (outside, share)
+    return inside
 
 
 def _having(truths: Mapping[int, int], bit: int) -> int:

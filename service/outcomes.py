@@ -30,7 +30,8 @@ def outcome_of(
 ) -> Outcome:
     """From a file's bytes; `waited` are the seconds they have spent in a queue, `trial` is for those of strangers.
 
-    Raises `models.photo.PhotoError`, `models.served.UnservedChoice` and `models.pipeline.BoxOutsidePhoto`.
+    Raises `models.photo.PhotoError`, `models.trial.NoTrial`, `models.served.UnservedChoice` and
+    `models.pipeline.BoxOutsidePhoto`.
     """
     start = time.perf_counter()
     if trial is not None:

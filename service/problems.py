@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.photo import PhotoError, TooManyPixels, UnservedFormat
 from models.pipeline import BoxOutsidePhoto
 from models.served import NotYetLoaded, UnservedChoice
+from models.trial import NoTrial
 from service import logs, metrics
 from service.database import DatabaseAway
 from service.scheduler import DeadlinePassed, Draining, QueueFull
@@ -91,7 +92,7 @@ def as_problem(error: Exception) -> Problem:
         return Problem(422, _described(error))
     if isinstance(error, QueueFull):
         return Problem(429, str(error), {"Retry-After": str(error.retry_after)})
-    if isinstance(error, (Draining, DatabaseAway, NotYetLoaded)):
+    if isinstance(error, (Draining, DatabaseAway, NotYetLoaded, NoTrial)):
         return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER)})
     for kind, status in _STATUSES:
         if isinstance(error, kind):

@@ -36,12 +36,22 @@ export class Experiment {
     this.step = "minute";
     this.which = "";
     this.state = el("p", { class: "state", role: "status" });
+    this.since = el("input", { type: "datetime-local", id: "since", step: 1, max: "9999-12-31T23:59:59", onchange: () => this.#poll() });
+    const button = (told, moment) => el("button", { type: "button", onclick: () => this.#countSince(moment()) }, told);
+    this.range = el(
+      "div",
+      { class: "since" },
+      el("label", { for: "since" }, "Answers since"),
+      this.since,
+      button("From now on", () => new Date()),
+      button("From the beginning", () => null),
+    );
     this.cards = el("div", { class: "backbones" });
     this.course = el("div", { class: "course" });
     this.rows = el("div");
     this.charts = el("section", { class: "panel" }, el("header", { class: "split" }, el("h2", {}, "Over time"), this.#choice("When", TIMES, "step")), this.course);
     this.table = el("section", { class: "panel" }, el("header", { class: "split" }, el("h2", {}, "Latest answers"), this.#choice("Which", WHICH, "which")), this.rows);
-    root.append(this.state, this.cards, this.charts, this.table);
+    root.append(this.state, this.range, this.cards, this.charts, this.table);
     document.addEventListener("visibilitychange", () => this.#timer !== null && this.#poll());
   }
 
@@ -52,6 +62,11 @@ export class Experiment {
   stop() {
     clearTimeout(this.#timer);
     this.#timer = null;
+  }
+
+  #countSince(moment) {
+    this.since.value = moment ? new Date(moment - moment.getTimezoneOffset() * MINUTE).toISOString().slice(0, 19) : "";
+    this.#poll();
   }
 
   #choice(legend, choices, field) {
@@ -76,8 +91,9 @@ export class Experiment {
     if (!document.hidden) {
       try {
         const which = this.which ? { which: this.which } : {};
+        const since = this.since.value ? { since: new Date(this.since.value).toISOString() } : {};
         const [told, latest] = await Promise.all([
-          json(`experiment?series=${this.step}`),
+          json(`experiment?${new URLSearchParams({ series: this.step, ...since })}`),
           json(`answers?${new URLSearchParams({ limit: ROWS, ...which })}`),
         ]);
         if (this.#timer === timer) this.#render(told.backbones, latest.answers);
@@ -96,13 +112,13 @@ export class Experiment {
     this.state.textContent = error.message;
     this.#shown = "";
     const off = error.status === 404;
-    for (const part of [this.cards, this.charts, this.table]) part.hidden = off;
+    for (const part of [this.range, this.cards, this.charts, this.table]) part.hidden = off;
   }
 
   #render(backbones, latest) {
     const now = Date.now();
     // What is the same as before stays, with whatever is selected or focused in it.
-    const shown = JSON.stringify([backbones, latest, this.step, Math.floor(now / TIMES[this.step].length)]);
+    const shown = JSON.stringify([backbones, latest, this.since.value, this.step, Math.floor(now / TIMES[this.step].length)]);
     if (shown === this.#shown) return;
     this.#shown = shown;
     const names = Object.keys(backbones);
@@ -111,9 +127,12 @@ export class Experiment {
     this.state.className = "state";
     this.state.textContent = answers
       ? `${count(answers, "answer")}, ${labelled} with a true label. Followed live.`
-      : "No answers yet. Every photo that is asked about counts here, and true labels make it an experiment.";
+      : this.since.value
+        ? "No answers since then. Every photo that is asked about from now on counts."
+        : "No answers yet. Every photo that is asked about counts here, and true labels make it an experiment.";
+    this.range.hidden = answers === 0 && !this.since.value;
     this.cards.hidden = this.charts.hidden = answers === 0;
-    this.table.hidden = answers === 0 && this.which === "";
+    this.table.hidden = latest.length === 0 && this.which === "";
     this.cards.replaceChildren(...names.map((name, place) => card(name, backbones[name], place)));
     this.course.replaceChildren(...this.#course(backbones, now));
     this.rows.replaceChildren(latest.length ? this.#table(latest) : el("p", { class: "faint empty" }, "There are no such answers."));

@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.photo import TooManyPixels, UnreadablePhoto, read_photo
 from models.structure import is_rare
-from models.trial import Trial
+from models.trial import NoTrial, Trial
 from tests.models.mutations import LYING_AVIF, seeds
 from tests.models.test_structure import encoded
 
@@ -85,6 +85,22 @@ def test_a_child_that_died_costs_no_photo_its_answer(trial: Trial) -> None:
         os.kill(child.process.pid, signal.SIGKILL)
         os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
     trial.check(encoded("TIFF"))
+
+
+@pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/false"])
+def test_a_child_that_cannot_be_started_is_no_photos_fault(
+    executable: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once, and once more when it is over."""
+    trial = Trial(MAX_PIXELS, seconds=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.executable", executable)
+        for _ in range(2):
+            with pytest.raises(NoTrial, match="cannot be read at present"):
+                trial.check(encoded("TIFF"))
+    trial.check(encoded("TIFF"))
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    trial.close()
 
 
 def test_a_child_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,6 +299,29 @@ def test_the_experiment_is_followed_live(open_page: OpenPage, server: Server) ->
     expect(answered(page)).to_contain_text("espresso")
 
 
+def test_the_experiment_of_the_answers_since_a_moment(open_page: OpenPage, server: Server) -> None:
+    """In a time zone that is not the service's."""
+
+    def ask() -> None:
+        httpx.post(f"{server.url}/predict", files={"image": ROCKET.read_bytes()}, timeout=60).raise_for_status()
+
+    ask()
+    page = open_page(path="/#experiment", timezone_id="Asia/Kathmandu")
+    state, card = page.locator("#experiment .state"), page.get_by_role("article", name=LITE0)
+    expect(card).to_be_visible()
+    page.wait_for_timeout(1000)  # What was answered in this very second would count.
+    page.get_by_role("button", name="From now on").click()
+    expect(state).to_contain_text("No answers since then")
+    expect(card).to_be_hidden()
+    ask()
+    expect(card).to_contain_text("1 answer, 0 labelled")
+    page.get_by_label("Answers since").fill("2020-01-01T00:00:00")
+    expect(card).not_to_contain_text("1 answer,")
+    with page.expect_request("**/experiment?*") as asked:
+        page.get_by_role("button", name="From the beginning").click()
+    assert "since" not in asked.value.url
+
+
 def test_errors_are_told_as_the_service_words_them(open_page: OpenPage, server: Server) -> None:
     page = open_page()
     choose(page, named("junk.jpg", b"junk"))

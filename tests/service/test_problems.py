@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from models.photo import TooManyPixels, UnreadablePhoto, UnservedFormat
 from models.served import UnservedChoice
+from models.trial import NoTrial
 from service.problems import Problem, Problems, as_problem
 from service.scheduler import DeadlinePassed, Draining, QueueFull
 
@@ -24,6 +25,7 @@ from service.scheduler import DeadlinePassed, Draining, QueueFull
         (UnservedChoice("none"), 422, {}),
         (QueueFull(7), 429, {"Retry-After": "7"}),
         (Draining("stopping"), 503, {"Retry-After": "5"}),
+        (NoTrial(), 503, {"Retry-After": "5"}),
         (DeadlinePassed("late"), 504, {}),
         (TimeoutError(), 504, {}),
         (Problem(418, "tea"), 418, {}),
