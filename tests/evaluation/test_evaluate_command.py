@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from models.comparison import Options
 from models.photo import read_photo
 from models.pipeline import Pipeline
 from models.served import Served
+from tests.commands import figureground
 from tests.conftest import LITE0
 from tests.evaluation.photos import WNIDS, class_folders
 
@@ -19,17 +21,18 @@ Evaluate = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def evaluate(served: Served, cache_dir: Path, random_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
+def environment(
+    served: Served, cache_dir: Path, random_head: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, str]:
     manifest = tmp_path_factory.mktemp("manifest") / "models.toml"
     manifest.write_text(f'[detectors.fcos_random]\narchitecture = "fcos_{LITE0}"\ncheckpoint = "{random_head}"\n')
-    environment = {**os.environ, "FIGUREGROUND_MODELS": str(manifest), "FIGUREGROUND_CACHE_DIR": str(cache_dir)}
     assert "fcos_random" in served.detectors  # exported once, for all
+    return {**os.environ, "FIGUREGROUND_MODELS": str(manifest), "FIGUREGROUND_CACHE_DIR": str(cache_dir)}
 
-    def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service.cli", "evaluate", *map(str, arguments)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
-    return evaluate
+@pytest.fixture(scope="module")
+def evaluate(environment: Mapping[str, str]) -> Evaluate:
+    return partial(figureground, "evaluate", environment=environment)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +43,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def out(evaluate: Evaluate, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By its URL, as one of an object store would be."""
+def out(environment: Mapping[str, str], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By its URL, as one of an object store would be; by a process of its own, as everybody runs it."""
     out = tmp_path_factory.mktemp("runs") / "out"
-    done = evaluate(photos, "--out", f"file://{out}", "--detector", "fcos_random", "--arms", "combined,center")
+    words = [
+        "evaluate",
+        str(photos),
+        "--out",
+        f"file://{out}",
+        "--detector",
+        "fcos_random",
+        "--arms",
+        "combined,center",
+    ]
+    command = [sys.executable, "-m", "service.cli", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert told[0].startswith(f"file://{out}: {len(WNIDS)} photos, 1 broken, ")

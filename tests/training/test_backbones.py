@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,11 @@ from models.photo import Photo
 from models.pipeline import Pipeline
 from models.served import Loading, load
 from service.running import running_service
+from tests.commands import figureground
 
 # Without its own size, which would be dear in a test; Swin cannot be told another one here.
 SIZES: Mapping[str, int | None] = {
+    "test_resnet": 96,
     "resnet18": 96,
     "resnet50": 96,
     "efficientnet_b0": 96,
@@ -34,7 +35,7 @@ SIZES: Mapping[str, int | None] = {
     "convnext_tiny": 96,
     "swin_tiny_patch4_window7_224": None,
 }
-NORMAL = "resnet18"
+NORMAL = "test_resnet"
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,11 @@ class Home:
     def head(self) -> Path:
         return self.folder / "head.safetensors"
 
-    def figureground(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
-
     def train(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         small = {"canvases": 64, "batch-size": 16, "width": 16, "depth": 1, "validation-photos": 6, "data-workers": 0}
         given = [word for name, value in small.items() for word in (f"--{name}", value)]
-        return self.figureground(
-            "train", "--backbone", "mine", "--data", self.data, "--out", self.head, *given, *arguments
-        )
+        words = ("train", "--backbone", "mine", "--data", self.data, "--out", self.head, *given, *arguments)
+        return figureground(*words, environment=self.environment)
 
     def add_detector(self) -> None:
         with self.manifest.open("a") as file:
@@ -134,7 +130,7 @@ def _serve_over_http(place: Home) -> None:
     with running_service(environment=place.environment, output=log) as service:
         service.wait_until_ready(120)
         (listed,) = httpx.get(f"{service.url}/models").json()["detectors"]
-        assert (listed["name"], listed["architecture"], listed["label_space"]) == ("finder", "fcos_resnet18", "five")
+        assert (listed["name"], listed["architecture"], listed["label_space"]) == ("finder", f"fcos_{NORMAL}", "five")
         photo = SAMPLES["rocket"].path.read_bytes()
         answer = httpx.post(f"{service.url}/predict?min_score=0&arms=detector", files={"image": photo}, timeout=60)
         assert answer.status_code == 200
@@ -163,7 +159,7 @@ def test_a_backbone_that_carries_no_detector_is_one_line_and_a_classifier_all_th
     save_head(place.head, FcosHead(config), HeadFile("mine", backbone.sha256, config))
     place.add_detector()
     for arguments in (("serve", "--port", 9), ("predict", SAMPLES["rocket"].path)):
-        done = place.figureground(*arguments)
+        done = figureground(*arguments, environment=place.environment)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
         assert done.stderr.startswith(f"figureground: detector 'finder': {message}")
 
