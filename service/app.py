@@ -19,6 +19,7 @@ from models.backbones import ModelError
 from models.comparison import Options
 from models.header import declared_pixels
 from models.pipeline import Pipeline
+from models.served import Served
 from models.trial import Trial
 from service import answers, connections, doors, endpoints, lifecycle, loading, logs, metrics, page, traces
 from service.background import BackgroundLoading
@@ -54,7 +55,8 @@ Endpoint: TypeAlias = Callable[[Any, Request], Awaitable[Response]]
 
 
 async def _models(request: Request) -> Response:
-    return Response(request.app.state.models, media_type="application/json")
+    described = answers.describe_served(request.app.state.served)
+    return Response(orjson.dumps(described), media_type="application/json")
 
 
 async def _metrics(_: Request) -> Response:
@@ -179,7 +181,7 @@ class Figureground:
         self.trial = Trial(self.settings.max_pixels, self.settings.decode_seconds)
         self.journal = _journal(self.settings)
         pages.state.served, pages.state.journal = served, self.journal
-        self._describe()
+        self._describe(served)
         chosen = self.settings
         self.scheduler = Scheduler(
             chosen.worker_threads, chosen.max_queue, chosen.max_queue_pixels, metrics.queue_depth.set
@@ -218,10 +220,9 @@ class Figureground:
         if self.settings.traces:
             await asyncio.to_thread(traces.close, self.settings.traces)
 
-    def _describe(self) -> None:
-        """What is told of the models, once now and whenever one more was loaded."""
-        served = self.pipeline.served
-        pages.state.models = orjson.dumps(answers.describe_served(served))
+    def _describe(self, served: Served) -> None:
+        """Once now, and before one more of its models can be asked for: a model is described slowly only once."""
+        answers.describe_served(served)
         metrics.observe_models(served)
 
     def __is_ready__(self) -> bool:

@@ -1,5 +1,6 @@
 """Models that are loaded beside serving, one after the other, at low priority."""
 
+import copy
 import fcntl
 import gc
 import logging
@@ -26,10 +27,10 @@ class BackgroundLoading:
     """Loads what `settings` name beyond their first backbone and detector, and adds it to `served`.
 
     An export, which takes seconds of a core, is left to a process that gets little but the time nobody else wants.
-    `on_loaded` is called after each model, in the thread that loads.
+    `on_loaded` is called with what will be served, before requests can choose each model, in the thread that loads.
     """
 
-    def __init__(self, settings: Settings, served: Served, worker: int, on_loaded: Callable[[], object]) -> None:
+    def __init__(self, settings: Settings, served: Served, worker: int, on_loaded: Callable[[Served], object]) -> None:
         self._settings, self._served, self._worker, self._on_loaded = settings, served, worker, on_loaded
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._load_all, name="loading", daemon=True)
@@ -75,8 +76,12 @@ class BackgroundLoading:
                 raise EngineError(f"its export was ended by signal {-code}")
         if self._stopping.is_set():
             return
-        self._served.add(loading.load(alone, worker=self._worker))
-        self._on_loaded()
+        loaded = loading.load(alone, worker=self._worker)
+        together = copy.copy(self._served)
+        together.add(loaded)
+        # First: whoever is answered by the model, or reads that it is loaded, shall find all else that is told of it.
+        self._on_loaded(together)
+        self._served.add(loaded)
 
     def _export(self, alone: Settings) -> int:
         """The process's exit code; where it failed, loading the model says why."""
