@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.stress import Shown
 from models import views
-from models.boxes import Floats, area, clip, crop_box, longer_side
+from models.boxes import Floats, area, clip, crop_box
 from models.comparison import Comparison
 from models.heads import Tuning
 from models.photo import Photo
@@ -34,8 +34,7 @@ def windows(control: str, shown: Shown, comparison: Comparison, tuning: Tuning, 
         box = largest_box(shown)
         if box is None:
             return []
-        share = float(area(box)) / (photo.width * photo.height)
-        margin = tuning.margin(share, float(longer_side(box)))
+        margin = tuning.margin_of(box, photo.width, photo.height)
         return [crop_box(box, margin, photo.width, photo.height)]
     if comparison.box is None:
         return []

@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torchvision.transforms import functional as transforms
 
-from models.boxes import area, crop_box, longer_side
+from models.boxes import area, crop_box
 from models.catalog import Catalog
 from models.fusion import FusionRule, fuse
 
@@ -45,8 +45,7 @@ class Naive:
         for index, box in enumerate(corners):
             if index == 1 and seen[1].max() > self.tuning.certain:
                 break
-            share = float(area(box)) / (image.width * image.height)
-            margin = self.tuning.margin(share, float(longer_side(box)))
+            margin = self.tuning.margin_of(box, *image.size)
             left, top, right, bottom = crop_box(box, margin, *image.size).tolist()
             probabilities = self._classify(image.crop((left, top, right, bottom)))
             seen.append(probabilities)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from models.boxes import Floats, area, longer_side
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -72,14 +74,18 @@ class Tuning:
     score_slope: float = 1.0
     score_offset: float = 0.0
 
-    def margin(self, area_fraction: Measure, longer_side: Measure, closer: float = 0.0) -> Measure:
+    def margin(self, area_fraction: Measure, side: Measure, closer: float = 0.0) -> Measure:
         """Of a box that covers `area_fraction` of its photo, 0..1, and whose longer side has so many pixels of it.
 
         Numbers or arrays of one shape. `closer` is taken off, as far as `min_crop` allows it.
         """
         tuned = self.margin_small + (self.margin_large - self.margin_small) * area_fraction - closer
-        margin: Measure = np.maximum(tuned, least_margin(self.min_crop, longer_side))
+        margin: Measure = np.maximum(tuned, least_margin(self.min_crop, side))
         return margin
+
+    def margin_of(self, box: Floats, width: float, height: float, closer: float = 0.0) -> float:
+        """Of a box (4,), xyxy pixels, in a photo of this size; `closer` as for `margin`."""
+        return float(self.margin(float(area(box)) / (width * height), float(longer_side(box)), closer))
 
     def calibrated(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """A head's own scores (N,), 0..1 -> the probabilities that their boxes have an IoU of at least 0.5 (N,).
@@ -91,9 +97,9 @@ class Tuning:
         return np.asarray(1 / (1 + np.exp(-logits.clip(-80, 80))), np.float32)
 
 
-def least_margin(min_crop: float, longer_side: Measure) -> Measure:
+def least_margin(min_crop: float, side: Measure) -> Measure:
     """The margin with which a box whose longer side has so many pixels becomes `min_crop` pixels wide."""
-    margin: Measure = (min_crop / np.maximum(longer_side, 1) - 1) / 2
+    margin: Measure = (min_crop / np.maximum(side, 1) - 1) / 2
     return margin
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import views
-from models.boxes import area, crop_box, longer_side, order_by_policy
+from models.boxes import area, crop_box, order_by_policy
 from models.comparison import Arm, Box, Comparison, Corners, NoCropReason, Options, Prediction, probabilities_over
 from models.detectors import Detection, LoadedDetector
 from models.fusion import FusionRule, fuse
@@ -168,7 +168,7 @@ def _place_crops(work: _Work) -> None:
 def _margin(work: _Work, box: Floats, closer: float = 0.0) -> float:
     if work.options.margin is not None:
         return work.options.margin
-    tuned = float(work.tuning.margin(_share(box, work.photo), float(longer_side(box)), closer))
+    tuned = work.tuning.margin_of(box, work.photo.width, work.photo.height, closer)
     # A detector's box may be cut, since it tends to be too large; a given box is as large as it was meant.
     return tuned if work.options.box is None else max(tuned, 0.0)
 
