@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from models.outage import Outage
 from models.photo import PhotoError, TooManyPixels, UnreadablePhoto, UnservedFormat, read_photo
 from models.structure import is_rare
 
@@ -54,7 +55,12 @@ class Trial:
     def __init__(self, max_pixels: int, seconds: int) -> None:
         self._limits = (max_pixels, seconds)
         self._idle: list[_Child] = []
-        self._away = False
+        self._outage = Outage(
+            log,
+            logging.ERROR,
+            "no process can be started that tries TIFF, AVIF and JPEG of many scans",
+            "TIFF, AVIF and JPEG of many scans are tried again",
+        )
 
     def check(self, data: bytes) -> None:
         """Raises `PhotoError` for a file of a rare kind that is no photo, or cannot be decoded within the limits.
@@ -89,17 +95,10 @@ class Trial:
         try:
             child = _Child.start(*self._limits)
         except (OSError, EOFError) as error:
-            self._tell(f"{type(error).__name__} {error}")
+            self._outage.tell(f"{type(error).__name__} {error}")
             raise NoTrial from error
-        self._tell(None)
+        self._outage.tell(None)
         return child
-
-    def _tell(self, fault: str | None) -> None:
-        if fault is not None and not self._away:
-            log.error("no process can be started that tries TIFF, AVIF and JPEG of many scans: %s", fault)
-        if fault is None and self._away:
-            log.warning("TIFF, AVIF and JPEG of many scans are tried again")
-        self._away = fault is not None
 
     def close(self) -> None:
         """Ends the children that are idle."""

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from models.comparison import Prediction
 from models.label_spaces import LabelSpace
+from models.outage import Outage
 from models.served import Served
 from service.database import Database, DatabaseAway
 from service.outcomes import Outcome
@@ -70,7 +71,9 @@ class Journal:
         self._rows: deque[Row] = deque()
         self._changed = threading.Condition()
         self._closing, self._hurry = threading.Event(), threading.Event()
-        self._away = False
+        self._outage = Outage(
+            log, logging.WARNING, "the journal's database is away, rows wait", "the journal's database is back"
+        )
         self._pruned = 0.0
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
@@ -78,7 +81,7 @@ class Journal:
     @property
     def away(self) -> bool:
         """Whether rows cannot be written at present."""
-        return self._away
+        return self._outage.away
 
     def record(self, outcome: Outcome, served: Served, request_id: str, photo: bytes) -> None:
         """Never waits and never raises: what goes wrong here costs a row, not an answer."""
@@ -126,7 +129,7 @@ class Journal:
                 with self.database.writing() as connection:
                     insert_answers(connection, group, again=delay > _FIRST_RETRY_SECONDS)
             except DatabaseAway as error:
-                self._tell(error.reason)
+                self._outage.tell(error.reason)
                 if self._closing.is_set():
                     give_up = min(give_up, time.monotonic() + _CLOSE_SECONDS)
                     time.sleep(_FIRST_RETRY_SECONDS)
@@ -143,7 +146,7 @@ class Journal:
                 log.exception("the journal refuses a row")
                 self._done(group, "lost")
             else:
-                self._tell(None)
+                self._outage.tell(None)
                 self._done(group, "committed")
             if len(group) < size and not self._closing.is_set():
                 self._hurry.wait(_PAUSE_SECONDS)
@@ -168,13 +171,6 @@ class Journal:
                 self._rows.popleft()
             self._on_waiting(len(self._rows))
         self._on_rows(result, len(group))
-
-    def _tell(self, fault: str | None) -> None:
-        if fault is not None and not self._away:
-            log.warning("the journal's database is away, rows wait: %s", fault)
-        if fault is None and self._away:
-            log.warning("the journal's database is back")
-        self._away = fault is not None
 
     def _prune(self) -> None:
         if not self._days or time.monotonic() - self._pruned < _PRUNE_SECONDS or self._closing.is_set():
