@@ -113,9 +113,9 @@ class LabelledSample:
             yield Case(Path(self.data.entries[index].path), label, photo, None)
 
 
-def sample(data: DataSet, count: int, seed: int, space: LabelSpace | None = None) -> LabelledSample:
+def sample(data: DataSet, count: int, seed: int) -> LabelledSample:
     """At most `count` of a data set's photos, the same for the same seed. Raises `DataError` for an unknown class."""
-    known = space or imagenet_1k()
+    known = imagenet_1k()
     wnids = resolve(data, [known], mask=NO_MASK).wnids
     chosen = sorted(np.random.default_rng(seed).permutation(len(data))[:count].tolist())
     places = {wnid: place for place, wnid in enumerate(known.wnids)}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from evaluation.statistics import proportion
 from models.normalise import Normalise
-from training.measure import Detect, Pixels, localise
+from training.measure import Detect, Pixels, localise, overlaps
 from training.photos import BoxedPhotos, read_photos
 
 _SQUARES = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -103,12 +103,10 @@ def main(
     }
     for name, detect in tried.items():
         batches = track(np.array_split(seen, max(1, len(seen) // 256)), description=name, console=told, transient=True)
-        found = [localise(detect, validation, batch, size) for batch in batches]
-        counts = np.array([one.photos for one in found])
-        corloc, mean_iou = (np.average([[one.corloc, one.mean_iou] for one in found], axis=0, weights=counts)).tolist()
-        hits = proportion(round(corloc * len(seen)), len(seen))
+        ious = np.concatenate([overlaps(detect, validation, batch, size).ious[:, 0] for batch in batches])
+        hits = proportion(int((ious >= 0.5).sum()), len(seen))
         typer.echo(
-            f"{name}: CorLoc {hits.accuracy:.3f} [{hits.low:.3f}, {hits.high:.3f}], mean IoU {mean_iou:.3f}, "
+            f"{name}: CorLoc {hits.accuracy:.3f} [{hits.low:.3f}, {hits.high:.3f}], mean IoU {ious.mean():.3f}, "
             f"{len(seen)} photos"
         )
 
