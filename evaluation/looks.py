@@ -29,6 +29,8 @@ _LOWEST, _HIGHEST = -5, 5
 _PLACES = _HIGHEST - _LOWEST + 1 + len(MIN_CROPS)
 """Where a look is found: the margins, then the least sizes."""
 _PARALLEL = 2
+# A photo's classes beyond these are far behind the first in every view of it, and never the mixture's first.
+_CLASSES = 64
 
 Floats = NDArray[np.floating]
 Places = NDArray[np.int64]
@@ -38,6 +40,8 @@ Places = NDArray[np.int64]
 class Looks:
     """Of N photos the probabilities of plain (N, C) and of all crops together (M, C).
 
+    C are the classes that come nearest to the first one in any of the photo's views, and its own, which `labels` (N,)
+    gives the place of.
     `rows` (N, box, place) says which of them is the look at a box from a place, -1 where there is none. `scores`
     (N, box) are the head's own, 0 where there is no box; `shares` (N, box) are the boxes' parts of the photo's area,
     `covered` (M,) the crops', and `sides` (N, box) the boxes' longer sides in pixels.
@@ -130,8 +134,16 @@ def _looked(
             rows[index, place] = len(covered)
             covered.append(float(area(window)) / whole)
             pixels.append(views.cropped(photo, window, preprocessing))
-    probabilities = probabilities_over(space, classifier.logits(np.stack(pixels)), space)
-    return case.label, probabilities[0], probabilities[1:].astype(np.float16), np.array(covered), rows, *padded
+    label, probabilities = _likeliest(case.label, probabilities_over(space, classifier.logits(np.stack(pixels)), space))
+    return label, probabilities[0], probabilities[1:], np.array(covered), rows, *padded
+
+
+def _likeliest(label: int, probabilities: Floats) -> tuple[int, Floats]:
+    """Of (V, C) the columns of the classes that some view holds for likely, and where among them the label is."""
+    nearest = (probabilities / probabilities.max(1, keepdims=True)).max(0)
+    nearest[label] = np.inf
+    kept = np.argsort(-nearest, kind="stable")[:_CLASSES]
+    return 0, probabilities[:, kept]
 
 
 def places(tuning: Tuning, shares: Floats, sides: Floats) -> Places:

@@ -33,13 +33,13 @@ from training.photos import read_photos
 
 KINDS: Mapping[str, tuple[Condition, ...]] = {
     "ordinary": (Condition(),),
-    "hard edge": (Condition(0.5), Condition(0.35)),
+    "hard edge": (Condition(0.7), Condition(0.5), Condition(0.35)),
     "feathered edge": (Condition(0.5, edge="feathered"), Condition(0.35, edge="feathered")),
     "flat": (Condition(0.35, "colour"),),
 }
 SMALL_SIDES = (64, 96)
 """A further kind: the photos themselves, this many pixels on the shorter side."""
-_MARGINS_SMALL = (-0.1, 0.0, 0.1)
+_MARGINS_SMALL = (-0.1, 0.0)
 _MARGINS_LARGE = (-0.1, 0.0, 0.1)
 _CLOSER_LOOKS = (0.0, 0.1)
 _AREA_WEIGHTS = (1.0, 1.5, 2.0, 2.5, 3.0)

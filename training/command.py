@@ -40,6 +40,28 @@ def train(
             min=0,
         ),
     ] = 0,
+    patch: Annotated[
+        bool,
+        typer.Option(
+            "--patch",
+            help="Train the backbone's normalisations and depthwise convolutions too, in all its stages: of a "
+            "mobile network a few hundred thousand numbers, which the head's file then holds.",
+        ),
+    ] = False,
+    backbone_rate: Annotated[
+        float, typer.Option(help="The learning rate of what is trained of the backbone, as a share of the head's.")
+    ] = 0.05,
+    canvas_size: Annotated[
+        int,
+        typer.Option(
+            help="The side in pixels, a multiple of 32, of what the backbone sees: the photo, squashed to "
+            "--view-size, is enlarged to it. A larger one finds smaller objects, and costs its square.",
+            min=32,
+        ),
+    ] = 128,
+    view_size: Annotated[
+        int, typer.Option(help="The side of the square that a photo is squashed to: no sharper than --data.", min=32)
+    ] = 64,
     multi_scale: Annotated[
         bool, typer.Option("--multi-scale", help="Show canvases at 0.75, 1 and 1.25 times their size.")
     ] = False,
@@ -86,11 +108,17 @@ def train(
         validation_photos=validation_photos,
         fine_tune=fine_tune,
         multi_scale=multi_scale,
+        patch=patch,
+        backbone_rate=backbone_rate,
+        canvas_size=canvas_size,
+        view_size=view_size,
     )
     if out.suffix != ".safetensors":
         raise typer.BadParameter("must end in .safetensors", param_hint="--out")
     if devices != "auto" and not (devices.isdecimal() and int(devices)):
         raise typer.BadParameter("must be auto or a number", param_hint="--devices")
+    if canvas_size % 32:
+        raise typer.BadParameter("must be a multiple of 32", param_hint="--canvas-size")
     if canvases < batch_size:
         raise typer.BadParameter("must be no more than --canvases", param_hint="--batch-size")
     settings = Settings()

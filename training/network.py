@@ -1,4 +1,4 @@
-"""What is trained: a head on frozen features, or a head together with its backbone's last stages."""
+"""What is trained: a head on frozen features, or a head together with some of its backbone."""
 
 import copy
 from collections.abc import Sequence
@@ -47,12 +47,16 @@ class Features:
 
 
 class Tuned(nn.Module):
-    """A head with the backbone below it, of which only the last stages are trained.
+    """A head with the backbone below it, of which only the last stages are trained, or a patch, or both.
 
-    Normalisations of the backbone keep their statistics: a batch of canvases is too small and too odd to tell them.
+    A patch (Mudrakarta et al. 2019, arXiv 1810.10703) is what makes another network of a backbone with few numbers: the
+    scales and offsets of its normalisations, and its depthwise convolutions. Normalisations keep their statistics: a
+    batch of canvases is too small and too odd to tell them.
     """
 
-    def __init__(self, head: FcosHead, backbone: Backbone, canvas_sizes: Sequence[int], stages: int) -> None:
+    def __init__(
+        self, head: FcosHead, backbone: Backbone, canvas_sizes: Sequence[int], stages: int, patch: bool = False
+    ) -> None:
         super().__init__()
         self.head = head
         self.classifier = copy.deepcopy(backbone.module)
@@ -61,7 +65,7 @@ class Tuned(nn.Module):
             # Its tensors change their shapes with the size.
             raise UnfitBackbone("a backbone that must be told its input size cannot be fine-tuned")
         self.bodies = nn.ModuleDict({str(body.canvas_size): body for body in bodies})
-        chosen = _last_stages(bodies[0], stages)
+        chosen = _trained(bodies[0], stages, patch)
         for name, parameter in self.classifier.named_parameters():
             parameter.requires_grad_(name in chosen)
 
@@ -75,14 +79,15 @@ class Tuned(nn.Module):
         answer: tuple[Tensor, Tensor] = self.head(self.bodies[str(canvas_size)](pixels))
         return answer
 
-    def stages(self) -> dict[str, Tensor]:
+    def trained(self) -> dict[str, Tensor]:
         """The backbone's tensors that are trained, by its own names."""
         named = self.classifier.named_parameters()
         return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
-def _last_stages(body: Body, stages: int) -> set[str]:
-    """Names of the parameters of the last `stages` groups, as timm groups them, of those that the features need."""
+def _trained(body: Body, stages: int, patch: bool) -> set[str]:
+    """Names of the parameters of the last `stages` groups, as timm groups them, and of the patch, of those that the
+    features need."""
     classifier: Any = body.taps.classifier
     body.requires_grad_(True)
     pixels = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
@@ -90,8 +95,19 @@ def _last_stages(body: Body, stages: int) -> set[str]:
     used = [name for name, parameter in classifier.named_parameters() if parameter.grad is not None]
     classifier.zero_grad()
     groups = group_parameters(classifier, classifier.group_matcher(coarse=True), reverse=True)
-    last = sorted({groups[name] for name in used})[-stages:]
-    return {name for name in used if groups[name] in last}
+    last = sorted({groups[name] for name in used})[-stages:] if stages else []
+    patched = _patch(classifier) if patch else set()
+    return {name for name in used if groups[name] in last or name in patched}
+
+
+def _patch(classifier: nn.Module) -> set[str]:
+    """Names of all vectors, which scale or shift channels, and of the depthwise convolutions."""
+    convolutions = {
+        f"{name}.weight"
+        for name, module in classifier.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    }
+    return convolutions | {name for name, parameter in classifier.named_parameters() if parameter.ndim == 1}
 
 
 def scales(canvas_size: int, several: bool) -> tuple[int, ...]:

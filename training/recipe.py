@@ -1,4 +1,4 @@
-"""Train a head, on a frozen backbone or with its last stages: resumable, seeded, the same on a CPU and on GPUs."""
+"""Train a head, on a frozen backbone or with some of it: resumable, seeded, the same on a CPU and on GPUs."""
 
 import json
 from collections.abc import Sequence
@@ -26,16 +26,15 @@ from training.photos import BoxedPhotos, read_photos
 
 # An interrupted run loses no more than these.
 STEPS_BETWEEN_SAVES = 250
-# Of the head's learning rate, for the backbone's stages: they know much already.
-_TUNED_RATE = 0.05
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what comes out; stored with the head.
 
-    `fine_tune` is how many of the backbone's last stages are trained too. With `multi_scale` the side of the canvas
-    differs from step to step (`training.network.scales`). `batch_size` is of all processes together.
+    `fine_tune` is how many of the backbone's last stages are trained too, with `patch` a few numbers of all its stages
+    are (`training.network.Tuned`), both at `backbone_rate` of the head's learning rate. With `multi_scale` the side of
+    the canvas differs from step to step (`training.network.scales`). `batch_size` is of all processes together.
     """
 
     data: str
@@ -52,10 +51,16 @@ class Recipe:
     depth: int = 2
     fine_tune: int = 0
     multi_scale: bool = False
+    patch: bool = False
+    backbone_rate: float = 0.05
 
     @property
     def steps(self) -> int:
         return self.canvases // self.batch_size
+
+    @property
+    def trains_backbone(self) -> bool:
+        return self.patch or self.fine_tune > 0
 
     def canvas_side(self, step: int) -> int:
         """What step number `step` shows, in pixels; it follows from the seed."""
@@ -86,15 +91,17 @@ class Training:
         sizes = scales(recipe.canvas_size, recipe.multi_scale)
         counts = channels(backbone, recipe.canvas_size)
         self.config = HeadConfig(counts, recipe.view_size, recipe.canvas_size, recipe.width, recipe.depth)
-        if not recipe.fine_tune:
+        if not recipe.trains_backbone:
             self.features = Features(backbone, sizes, recipe.view_size, str(self.fabric.device), cache)
         # Only here: building the backbone draws random numbers too, where it is not built already.
         self.fabric.seed_everything(recipe.seed, verbose=False)
         head = FcosHead(self.config)
-        network: FcosHead | Tuned = Tuned(head, backbone, sizes, recipe.fine_tune) if recipe.fine_tune else head
+        network: FcosHead | Tuned = head
+        if recipe.trains_backbone:
+            network = Tuned(head, backbone, sizes, recipe.fine_tune, recipe.patch)
         # Depthwise convolutions are up to three times as fast this way on a CPU.
         network = network.to(memory_format=torch.channels_last)
-        groups = _groups(network, recipe.learning_rate)
+        groups = _groups(network, recipe)
         optimizer = torch.optim.AdamW(groups, recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.network, self.optimizer = self.fabric.setup(network, optimizer)
         self.average = AveragedModel(network, multi_avg_fn=_warmed_up(recipe.ema_decay), use_buffers=True)
@@ -179,7 +186,7 @@ class Training:
         return float(cost.detach())
 
     def _answer(self, network: Any, pixels: Tensor, side: int) -> Any:
-        if self.recipe.fine_tune:
+        if self.recipe.trains_backbone:
             return network(pixels.to(self.fabric.device), side)
         return network(self.features(pixels, side))
 
@@ -187,7 +194,7 @@ class Training:
     def _head(self) -> FcosHead:
         """The averaged one."""
         module: Any = self.average.module
-        head: FcosHead = module.head if self.recipe.fine_tune else module
+        head: FcosHead = module.head if self.recipe.trains_backbone else module
         return head
 
     def validate(self, photos: BoxedPhotos) -> Localisation:
@@ -221,7 +228,7 @@ class Training:
         )
         module: Any = self.average.module
         if self.fabric.is_global_zero:
-            save_head(path, self._head, description, module.stages() if self.recipe.fine_tune else None)
+            save_head(path, self._head, description, module.trained() if self.recipe.trains_backbone else None)
 
     def _note(self, loss: float, found: Localisation, validation: BoxedPhotos) -> None:
         """`loss` is the mean since the last note, of the first process."""
@@ -241,11 +248,13 @@ class Training:
         )
 
 
-def _groups(network: FcosHead | Tuned, rate: float) -> list[dict[str, Any]]:
+def _groups(network: FcosHead | Tuned, recipe: Recipe) -> list[dict[str, Any]]:
+    rate = recipe.learning_rate
     if isinstance(network, FcosHead):
         return [{"params": list(network.parameters()), "lr": rate}]
-    stages = {"params": list(network.stages().values()), "lr": rate * _TUNED_RATE}
-    return [{"params": list(network.head.parameters()), "lr": rate}, stages]
+    # A smaller rate: the backbone knows much already.
+    tuned = {"params": list(network.trained().values()), "lr": rate * recipe.backbone_rate}
+    return [{"params": list(network.head.parameters()), "lr": rate}, tuned]
 
 
 def progress_bar(shown: bool = True) -> Progress:

@@ -146,10 +146,10 @@ def test_no_boxes() -> None:
         assert order_by_policy(policy, EMPTY, np.zeros(0, np.float32), 9, 9).shape == (0,)
 
 
-def test_merging_averages_by_score_and_keeps_the_best_score() -> None:
+def test_merging_averages_by_the_squared_score_and_keeps_the_best_score() -> None:
     boxes = array((2, 0, 12, 10), (50, 50, 60, 60), (0, 0, 10, 10))
     merged, scores = merge_overlapping(boxes, np.array([0.3, 0.7, 0.9]))
-    np.testing.assert_allclose(merged, [(0.5, 0, 10.5, 10), (50, 50, 60, 60)])
+    np.testing.assert_allclose(merged, [(0.2, 0, 10.2, 10), (50, 50, 60, 60)])
     np.testing.assert_allclose(scores, [0.9, 0.7])
 
 

@@ -21,8 +21,9 @@ def backbone(architecture: str, folder: Path, **arguments: Any) -> Backbone:
     return Backbone("tiny", architecture, "manifest", SPACE, folder / "tiny.safetensors", None, arguments)
 
 
-def tuned(base: Backbone, stages: int, sizes: tuple[int, ...] = (64,)) -> Tuned:
-    return Tuned(FcosHead(HeadConfig(channels(base, 64), canvas_size=64, width=8, depth=1)), base, sizes, stages)
+def tuned(base: Backbone, stages: int, patch: bool = False) -> Tuned:
+    head = FcosHead(HeadConfig(channels(base, 64), canvas_size=64, width=8, depth=1))
+    return Tuned(head, base, (64,), stages, patch)
 
 
 @pytest.mark.parametrize(
@@ -39,9 +40,29 @@ def test_the_last_stages_are_trained_and_nothing_else(
     architecture: str, stages: int, expected: set[str], tmp_path: Path
 ) -> None:
     network = tuned(backbone(architecture, tmp_path), stages)
-    assert {name.split(".")[0] for name in network.stages()} == expected
+    assert {name.split(".")[0] for name in network.trained()} == expected
     frozen = [name for name, value in network.classifier.named_parameters() if not value.requires_grad]
     assert frozen
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stages", "trained", "frozen"),
+    [
+        ("test_efficientnet", 0, {"bn1.weight", "blocks.3.0.conv_dw.weight"}, {"blocks.3.0.conv_pw.weight"}),
+        ("test_efficientnet", 1, {"bn1.weight", "conv_head.weight"}, {"conv_stem.weight"}),
+        ("resnet10t", 0, {"bn1.weight", "layer4.0.bn2.bias"}, {"layer4.0.conv1.weight"}),
+        ("test_convnext", 0, {"stages.1.blocks.0.conv_dw.weight"}, {"stages.1.blocks.0.mlp.fc1.weight"}),
+    ],
+)
+def test_a_patch_is_the_normalisations_and_depthwise_convolutions_of_all_stages(
+    architecture: str, stages: int, trained: set[str], frozen: set[str], tmp_path: Path
+) -> None:
+    network = tuned(backbone(architecture, tmp_path), stages, patch=True)
+    assert trained <= set(network.trained())
+    assert frozen.isdisjoint(network.trained())
+    assert frozen <= {name for name, _ in network.classifier.named_parameters()}
+    # The classifier's own answer, which no box needs.
+    assert not any("fc." in name or "classifier" in name for name in network.trained() if not name.startswith("stages"))
 
 
 def test_a_step_moves_the_stages_and_leaves_statistics_and_the_served_classifier(tmp_path: Path) -> None:
@@ -55,7 +76,7 @@ def test_a_step_moves_the_stages_and_leaves_statistics_and_the_served_classifier
     moved = {key for key, value in network.classifier.state_dict().items() if not torch.equal(value, before[key])}
     # Some have a gain of zero behind them at first.
     assert moved
-    assert moved <= set(network.stages())
+    assert moved <= set(network.trained())
     for key, value in base.module.state_dict().items():
         assert torch.equal(value, before[key])
 

@@ -218,6 +218,20 @@ def test_fine_tuned_on_several_scales_it_resumes_and_is_served_with_its_own_stag
     assert detector.parameters == backbone.parameters + head_parameters(whole)
 
 
+def test_a_patched_head_holds_its_patch_and_is_as_small_as_a_head(
+    backbone: Backbone, recipe: Recipe, tmp_path: Path, cache_dir: Path
+) -> None:
+    out = tmp_path / "patched.safetensors"
+    train(backbone, replace(recipe, canvases=32, patch=True, backbone_rate=0.5), out, cache_dir, workers=0)
+    state = load_file(out)
+    patch = {key: tensor for key, tensor in state.items() if key.startswith("backbone.")}
+    assert {tensor.ndim for tensor in patch.values()} == {1}
+    named = dict(backbone.module.named_parameters())
+    moved = [not torch.equal(tensor, named[key.removeprefix("backbone.")].half()) for key, tensor in patch.items()]
+    assert any(moved)
+    assert out.stat().st_size < 0.1 * sum(4 * tensor.numel() for tensor in named.values()) + 300_000
+
+
 def test_pictures_are_drawn_beside_the_head(trained: Path) -> None:
     for name in ("progress.png", "boxes.png"):
         assert min(Image.open(trained.with_suffix(".run") / name).size) > 100
