@@ -73,14 +73,14 @@ class Graph:
     exportable: bool = True
 
     @property
-    def file_name(self) -> str:
+    def name(self) -> str:
         described = f"{self.kind}|{self.inputs}|{self.outputs}|{_GRAPH_VERSION}|{_OPSET}"
         digest = hashlib.sha256(described.encode()).hexdigest()[:12]
-        return f"{self.kind.split('|')[0]}-{digest}.onnx"
+        return f"{self.kind.split('|')[0]}-{digest}"
 
-    def path(self, cache: Path) -> Path:
-        """Where its export lies or will lie: `cache/<hash of the weights>/<kind>-<hash of the graph>.onnx`."""
-        return cache / self.weights / self.file_name
+    def find(self, cache: Path) -> Path | None:
+        """Its export, `cache/<hash of the weights>/<kind>-<hash of the graph>.<sha256 of the file>.onnx`."""
+        return min((cache / self.weights).glob(f"{self.name}.{'[0-9a-f]' * 64}.onnx"), default=None)
 
 
 class OnnxEngine:
@@ -226,19 +226,30 @@ def make_engine(
 
 
 def exported(graph: Graph, cache: Path) -> Path:
-    """The path of the graph's ONNX file, which is made if it is not there. Raises `EngineError`."""
-    path = graph.path(cache)
+    """The path of the graph's ONNX file, which is made if it is not there.
+
+    Raises `EngineError`, also where a file that was there has another sha256 than its name says.
+    """
     with _one_export_at_a_time:
-        if not path.exists():
-            _need_torch(f"{graph.kind.split('|')[0]} of the weights {graph.weights[:12]}... is not in {cache}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            log.info("exporting %s for ONNX Runtime (once)", graph.kind)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                fresh = Path(folder) / "model.onnx"
-                _export(graph, fresh)
-                # Whole or not at all, also where several processes start at once.
-                fresh.replace(path)
-    return path
+        found = graph.find(cache)
+        if found is not None:
+            if f"{graph.name}.{_sha256(found)}.onnx" != found.name:
+                raise EngineError(f"{found} was changed since its export: its sha256 is another one; delete the file")
+            return found
+        _need_torch(f"{graph.kind.split('|')[0]} of the weights {graph.weights[:12]}... is not in {cache}")
+        folder = cache / graph.weights
+        folder.mkdir(parents=True, exist_ok=True)
+        log.info("exporting %s for ONNX Runtime (once)", graph.kind)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            fresh = Path(temporary) / "model.onnx"
+            _export(graph, fresh)
+            # Whole or not at all, also where several processes start at once.
+            return fresh.replace(folder / f"{graph.name}.{_sha256(fresh)}.onnx")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _need_torch(why: str) -> None:

@@ -39,11 +39,8 @@ def is_exported(settings: Settings) -> bool:
     graphs = [backbone.graph() for backbone in backbones]
     graphs += [graph for detector in detectors for graph in detector.graphs()]
     int8 = settings.engine == "int8"
-    return all(
-        path.exists() and (is_quantised(path) or graph.view is None or not int8)
-        for graph in graphs
-        for path in [graph.path(settings.cache_dir)]
-    )
+    found_all = [(graph, graph.find(settings.cache_dir)) for graph in graphs]
+    return all(path is not None and (is_quantised(path) or graph.view is None or not int8) for graph, path in found_all)
 
 
 def load(settings: Settings, on_progress: Callable[[str], None] | None = None, worker: int = 0) -> Served:

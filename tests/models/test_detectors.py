@@ -167,10 +167,10 @@ def test_graphs_of_other_heads_and_of_other_weights_are_told_apart(
     other = replace(one, head=other_head)
     assert other.graph().weights != one.graph().weights
     assert other.region_graph().weights == one.region_graph().weights
-    assert one.region_graph().file_name != one.graph().file_name
+    assert one.region_graph().name != one.graph().name
     padded = replace(one, backbone=replace(one.backbone, model_args={"pad_type": ""}))
-    assert padded.graph().file_name != one.graph().file_name
-    assert padded.region_graph().file_name != one.region_graph().file_name
+    assert padded.graph().name != one.graph().name
+    assert padded.region_graph().name != one.region_graph().name
 
 
 @pytest.mark.parametrize(

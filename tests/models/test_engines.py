@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 import threading
@@ -111,19 +112,42 @@ def test_the_detector_under_onnx_answers_as_torch_does(kind: str, catalog: Catal
         assert np.abs(ours - theirs).max() < 1e-4 * max(1, np.abs(theirs).max())
 
 
-def test_the_cache_is_named_by_the_weights(cached: Path) -> None:
+def test_an_export_is_named_by_its_weights_its_graph_and_its_bytes(cached: Path) -> None:
     graph = small_graph(Sums)
-    assert exported(graph, cached) == cached / ("a" * 64) / graph.file_name
-    assert graph.file_name.startswith("sums-")
-    assert sorted(path.name for path in cached.rglob("*")) == sorted(["a" * 64, graph.file_name])
+    path = exported(graph, cached)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert graph.name.startswith("sums-")
+    assert path == graph.find(cached) == cached / ("a" * 64) / f"{graph.name}.{digest}.onnx"
+    assert sorted(one.name for one in cached.rglob("*")) == sorted(["a" * 64, path.name])
+
+
+def test_an_export_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
+    graph = small_graph(Sums)
+    path = exported(graph, tmp_path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(EngineError, match="its sha256 is another one; delete the file"):
+        make_engine(graph, "onnxruntime", "cpu", tmp_path)
+    path.unlink()
+    assert make_engine(graph, "onnxruntime", "cpu", tmp_path).name == "onnxruntime"
+
+
+def test_an_export_without_its_hash_is_made_anew(tmp_path: Path) -> None:
+    """As a version before this one left it."""
+    builds = Builds(Sums)
+    path = exported(small_graph(builds), tmp_path)
+    path.rename(path.with_name(f"{small_graph(Sums).name}.onnx"))
+    assert exported(small_graph(builds), tmp_path).exists()
+    assert builds.count == 2
 
 
 @pytest.mark.parametrize(
     "changes", [{"kind": "sums|5"}, {"inputs": ("image",)}, {"outputs": ("sums", "maxima")}], ids=str
 )
-def test_other_graphs_have_other_files(changes: dict[str, Any]) -> None:
+def test_other_graphs_have_other_names(changes: dict[str, Any]) -> None:
     graph = small_graph(Sums)
-    assert replace(graph, **changes).file_name != graph.file_name
+    assert replace(graph, **changes).name != graph.name
 
 
 def test_a_second_start_builds_nothing(cached: Path) -> None:

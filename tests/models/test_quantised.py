@@ -33,13 +33,16 @@ def test_int8_answers_nearly_as_float_does_and_is_made_once(
     engine = make_engine(graph, "int8", "cpu", cache_dir, calibration=Calibration(folder))
     (found,) = engine.run(pixels)
     assert engine.name == "int8"
-    assert is_quantised(graph.path(cache_dir))
+    path = graph.find(cache_dir)
+    assert path is not None
+    assert is_quantised(path)
+    exports = path.parent
     assert not np.array_equal(found, expected)
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.9
-    made = {path: path.stat().st_mtime_ns for path in graph.path(cache_dir).parent.glob("*.int8-*")}
+    made = {path: path.stat().st_mtime_ns for path in exports.glob("*.int8-*")}
     (again,) = make_engine(graph, "int8", "cpu", cache_dir, calibration=Calibration(folder)).run(pixels)
     np.testing.assert_array_equal(again, found)
-    assert {path: path.stat().st_mtime_ns for path in graph.path(cache_dir).parent.glob("*.int8-*")} == made
+    assert {path: path.stat().st_mtime_ns for path in exports.glob("*.int8-*")} == made
 
 
 def test_int8_needs_photos(cache_dir: Path) -> None:
