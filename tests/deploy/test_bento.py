@@ -89,6 +89,7 @@ def test_it_has_the_service_and_its_lock_and_nothing_else(bento: Path) -> None:
     lock = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "--hash=sha256:" in lock
     assert "\ntorch==" in lock
+    assert "BENTOML_DO_NOT_TRACK=True" in (bento / "env" / "docker" / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("name", ["rocket", "china"])

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -148,6 +149,14 @@ def test_an_export_without_its_hash_is_made_anew(tmp_path: Path) -> None:
 def test_other_graphs_have_other_names(changes: dict[str, Any]) -> None:
     graph = small_graph(Sums)
     assert replace(graph, **changes).name != graph.name
+
+
+def test_onnxruntime_keeps_and_sends_nothing(tmp_path: Path) -> None:
+    """Its telemetry begins with an id of the machine in the user's cache."""
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment = {**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import models.engines"], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_second_start_builds_nothing(cached: Path) -> None:
