@@ -15,8 +15,10 @@ mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Component
 [ -n "$mirror" ] || { echo "base-image.sh: no Debian mirror among this machine's package sources" >&2; exit 1; }
 
 echo "Debian $VERSION_CODENAME from this machine's mirror, some 200 MB" >&2
-debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "$VERSION_CODENAME" "$root" "$mirror" >&2
+debootstrap --variant=minbase --include=python3,python3-pip,python3-venv,ca-certificates "$VERSION_CODENAME" "$root" "$mirror" >&2
 ln -sf python3 "$root/usr/bin/python"
+# As in python:3.11-slim, pip may install into it: `bentoml containerize` does.
+rm "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
 mkdir -p "$root/usr/local/share/ca-certificates"
 cp -r /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
