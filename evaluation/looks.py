@@ -6,7 +6,9 @@ compared in minutes. Margins are rounded to tenths, but where a crop has the lea
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from models.detectors import LoadedDetector
 from models.fusion import FusionRule
 from models.heads import Tuning, least_margin
 from models.served import Classifier
+from service.cores import available_cores
 
 CANDIDATES = 3
 MIN_CROPS = (56.0, 48.0, 40.0, 32.0, 0.0)
@@ -28,7 +31,6 @@ _LOWEST, _HIGHEST = -5, 5
 """Margins in tenths, both included."""
 _PLACES = _HIGHEST - _LOWEST + 1 + len(MIN_CROPS)
 """Where a look is found: the margins, then the least sizes."""
-_PARALLEL = 2
 # A photo's classes beyond these are far behind the first in every view of it, and never the mixture's first.
 _CLASSES = 64
 
@@ -56,6 +58,18 @@ class Looks:
     scores: Floats
     shares: Floats
     sides: Floats
+
+    def write(self, path: Path) -> None:
+        """As .npz; a half-written file has another name."""
+        fresh = path.with_suffix(".fresh.npz")
+        np.savez(fresh, **asdict(self))
+        fresh.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Looks":
+        with np.load(path) as arrays:
+            kept: dict[str, Any] = dict(arrays)
+        return cls(**kept | {"name": str(kept["name"])})
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ def collect(
 ) -> Looks:
     """All looks of all tunings at `total` photos, which are called by this name."""
     framings = list({_framing(tuning): tuning for tuning in tunings}.values())
-    with ThreadPoolExecutor(_PARALLEL) as pool, Progress(transient=True) as progress:
+    with ThreadPoolExecutor(available_cores()) as pool, Progress(transient=True) as progress:
         found = pool.map(lambda case: _looked(classifier, detector, case, framings), cases)
         looked = list(progress.track(found, total=total, description=name))
     labels, plain, crops, covered, rows, scores, shares, sides = zip(*looked, strict=True)
@@ -135,15 +149,15 @@ def _looked(
             covered.append(float(area(window)) / whole)
             pixels.append(views.cropped(photo, window, preprocessing))
     label, probabilities = _likeliest(case.label, probabilities_over(space, classifier.logits(np.stack(pixels)), space))
-    return label, probabilities[0], probabilities[1:], np.array(covered), rows, *padded
+    return label, probabilities[0], probabilities[1:].astype(np.float16), np.array(covered), rows, *padded
 
 
 def _likeliest(label: int, probabilities: Floats) -> tuple[int, Floats]:
     """Of (V, C) the columns of the classes that some view holds for likely, and where among them the label is."""
     nearest = (probabilities / probabilities.max(1, keepdims=True)).max(0)
     nearest[label] = np.inf
-    kept = np.argsort(-nearest, kind="stable")[:_CLASSES]
-    return 0, probabilities[:, kept]
+    kept = np.sort(np.argsort(-nearest, kind="stable")[:_CLASSES])
+    return int(np.searchsorted(kept, label)), probabilities[:, kept]
 
 
 def places(tuning: Tuning, shares: Floats, sides: Floats) -> Places:

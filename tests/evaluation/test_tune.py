@@ -2,6 +2,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -91,6 +92,13 @@ def test_what_is_lost_where_most_is_lost_counts_by_half() -> None:
     assert tune.worth({"good": [good], "misled": [misled]}, Tuning(min_score=0)).points == pytest.approx(50 - 50)
 
 
+def test_what_is_lost_on_ordinary_photos_counts_whole_too() -> None:
+    good, misled = looks_with(set(range(-5, 6))), looks_with(set(), plain=TRUE, share=0.01)
+    found = tune.worth({"good": [good], tune.ORDINARY: [misled]}, Tuning(min_score=0))
+    assert found.ordinary == -100
+    assert found.points == pytest.approx(50 - 50 - 100)
+
+
 def test_what_is_told_about_a_head() -> None:
     shown = tune.table({"good": [looks_with(set(range(-5, 6)))]}, {"head": Tuning(min_score=0)})
     assert [column.header for column in shown.columns] == ["", "made", "worst", "mean", "forwards"]
@@ -120,11 +128,22 @@ def test_a_head_is_tuned(
     head = tmp_path / "head.safetensors"
     shutil.copy(random_head, head)
     weights = load_file(head)
-    tune.main(head, photos, f"tiny-imagenet:{tmp_path}", str(tmp_path / "train.parquet"))
+    data, others, kept = f"tiny-imagenet:{tmp_path}", str(tmp_path / "train.parquet"), tmp_path / "looks"
+    tune.main(head, photos, data, others, looks=kept)
     tuned = describe_head(head)
     assert tuned.tuning.score_offset != 0
     assert tuned == replace(describe_head(random_head), tuning=tuned.tuning)
     assert all((tensor == weights[key]).all() for key, tensor in load_file(head).items())
+    assert len(list(kept.glob("*.npz"))) == 1 + sum(map(len, tune.KINDS.values())) + len(tune.SMALL_SIDES)
+
+    def collect(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("all looks are there")
+
+    monkeypatch.setattr(tune, "collect", collect)
+    tune.main(head, photos, data, others, looks=kept)
+    assert describe_head(head) == tuned
+    monkeypatch.undo()
+    monkeypatch.setenv("FIGUREGROUND_CACHE_DIR", str(cache_dir))
     before = head.read_bytes()
     tune.main(head, photos, check=True, canvases=2)
     assert head.read_bytes() == before
