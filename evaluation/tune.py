@@ -50,8 +50,9 @@ _SCORE_WEIGHTS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 _CERTAIN = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _COVERS_IMAGE = (0.95, 0.9, 0.85, 0.8)
 _MIN_SCORES = (0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
-# Differences below are noise on some hundred photos; among such settings the log-loss decides, or the cost.
-_NOISE = 0.2
+# So many points are noise on some hundred photos: among such margins and weights the log-loss decides, which is less
+# noisy. What only saves work may cost this much.
+_NOISE, _PRICE = 0.5, 0.2
 _CALIBRATION_PHOTOS = 3000
 _OTHERS = 1000
 _NAME = "tuned"
@@ -92,7 +93,7 @@ def tune(collected: Collected, start: Tuning) -> Tuning:
     tried = {tuning: worth(collected, tuning) for tuning in _margins_and_weights(everything)}
     best = max(one.points for one in tried.values())
     equal = [tuning for tuning, one in tried.items() if one.points >= best - _NOISE]
-    chosen = max(equal, key=lambda tuning: (tried[tuning].worst, -tried[tuning].log_loss))
+    chosen = min(equal, key=lambda tuning: tried[tuning].log_loss)
     chosen = _first_good_enough(collected, [replace(chosen, min_crop=value) for value in MIN_CROPS])
     chosen = _first_good_enough(collected, [replace(chosen, certain=value) for value in _CERTAIN])
     chosen = _first_good_enough(collected, [replace(chosen, covers_image=value) for value in _COVERS_IMAGE])
@@ -102,7 +103,7 @@ def tune(collected: Collected, start: Tuning) -> Tuning:
 def _first_good_enough(collected: Collected, choices: Sequence[Tuning]) -> Tuning:
     """The first, the preferred, that is as good as the best, but for noise."""
     points = [worth(collected, one).points for one in choices]
-    return next(one for one, found in zip(choices, points, strict=True) if found >= max(points) - _NOISE)
+    return next(one for one, found in zip(choices, points, strict=True) if found >= max(points) - _PRICE)
 
 
 def _margins_and_weights(start: Tuning) -> Iterator[Tuning]:

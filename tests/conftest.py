@@ -31,9 +31,12 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where exported graphs go: an export takes seconds, so that all tests share one folder."""
+    """Where exported graphs go: an export takes seconds, so that all tests of all processes share one folder."""
     chosen = os.environ.get("FIGUREGROUND_CACHE_DIR")
-    return Path(chosen) if chosen else tmp_path_factory.mktemp("cache")
+    if chosen:
+        return Path(chosen)
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
 
 
 @pytest.fixture(scope="session")
