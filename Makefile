@@ -28,7 +28,7 @@ serve: $(INSTALLED) ## The service on 127.0.0.1:3000
 # With Debian's postgresql, prometheus (promtool), nodejs and chromium installed, the tests that need them run too; without,
 # they are skipped and say so: `make system` installs them.
 test: $(INSTALLED) lint ## ruff, mypy and the whole test suite
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(INSTALLED) ## The tests that take minutes each
 	$(BIN)/pytest -m slow --timeout=3600
