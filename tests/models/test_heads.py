@@ -188,7 +188,7 @@ def test_a_canvas_that_the_strides_do_not_divide(size: int) -> None:
 def test_bundled_heads(path: Path) -> None:
     description = describe_head(path)
     assert path.stem == f"fcos_{description.backbone.split('.')[0]}.figureground"
-    assert path.stat().st_size < 1_000_000
+    assert path.stat().st_size < 1_500_000
     for tensor in load_head(path).state_dict().values():
         assert tensor.isfinite().all()
     # Where its photos lay on the machine that trained it is nobody's business.

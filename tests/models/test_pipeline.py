@@ -148,7 +148,7 @@ def test_the_tuned_margin_grows_with_the_box(served: Served, samples: Mapping[st
 
 def test_a_doubt_takes_a_closer_look(served: Served, samples: Mapping[str, Photo]) -> None:
     """At the first box alone, where the request leaves the margin to the tuning."""
-    closer, once = (tuned(served, min_score=0, certain=1.0, closer_look=look) for look in (0.2, 0.0))
+    closer, once = (tuned(served, min_score=0, certain=1.0, closer_look=look) for look in (0.35, 0.0))
     nearer = 0
     for photo in samples.values():
         found, before = (pipeline.compare(photo, Options()) for pipeline in (closer, once))
@@ -156,7 +156,7 @@ def test_a_doubt_takes_a_closer_look(served: Served, samples: Mapping[str, Photo
         assert before.batches == (2, 2)
         assert found.box is not None
         box = np.array(found.box.xyxy)
-        wide, near = (crop_box(box, margin, *photo.size).tolist() for margin in (0.0, -0.2))
+        wide, near = (crop_box(box, margin, *photo.size).tolist() for margin in (0.0, -0.35))
         nearer += found.crop == pytest.approx(near, abs=0.1)
         assert found.crop in (pytest.approx(wide, abs=0.1), pytest.approx(near, abs=0.1))
         assert sorted(box.xyxy for box in found.boxes) == sorted(box.xyxy for box in before.boxes)
