@@ -26,10 +26,10 @@ def test_the_demo_prints_and_draws_every_photo(cache_dir: Path, tmp_path: Path) 
     for name, known in (("coffee", "espresso"), ("flower", "daisy"), ("rocket", "missile")):
         assert known in rows[name].split("│")[3], rows[name]
     # In clutter the whole photo's answer is none of the object's; where the crop finds it again is not for a test
-    # to promise of every photo, but it does so for some.
+    # to promise of every photo, but it does so for most.
     assert "espresso" not in rows["coffee-hard"].split("│")[3]
     found_again = [name for name in names if name.endswith("-hard") and _same_crop(rows, name)]
-    assert len(found_again) >= 3, found_again
+    assert len(found_again) >= 4, found_again
     for name in [*names, "index"]:
         with Image.open(tmp_path / "demo" / f"{name}.png") as picture:
             assert min(picture.size) >= 400
