@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
-import onnxruntime
 import timm
 import torch
 import typer
@@ -229,7 +229,7 @@ def _write(out: Path, sets: dict[str, Any], ratio: float, asked: dict[str, Any])
         "cores": _CORES,
         "torch": torch.__version__,
         "timm": timm.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": version("onnxruntime"),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"ratio": ratio, "sets": sets, "asked": asked, "machine": machine}, indent=1))
