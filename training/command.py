@@ -86,9 +86,9 @@ def train(
     boxes.png (boxes on validation photos). The same command again takes up
     where the last one was stopped, with the very same canvases.
 
-    OUT is one file of about half a megabyte. Serve it with a manifest:
-    a table \\[detectors.NAME] with architecture = "fcos_BACKBONE" and
-    checkpoint = "OUT". More: docs/training.md.
+    OUT is one file of about half a megabyte, of one with --patch. Serve it
+    with a manifest: a table \\[detectors.NAME] with architecture =
+    "fcos_BACKBONE" and checkpoint = "OUT". More: docs/training.md.
     """
     from models.backbones import ModelError
     from models.engines import EngineError
