@@ -61,6 +61,7 @@ class Looks:
 
     def write(self, path: Path) -> None:
         """As .npz; a half-written file has another name."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".fresh.npz")
         np.savez(fresh, **asdict(self))
         fresh.replace(path)

@@ -168,13 +168,12 @@ def _collected(
     looking = partial(collect, served.classifier(None), served.detector(None), tunings=tunings)
 
     def looked(cases: Iterable[Case], total: int, name: str) -> Looks:
-        file = None if kept is None else kept / f"{name}.npz"
-        if file is not None and file.exists():
-            return Looks.read(file)
-        looks = looking(cases, total, name=name)
-        if file is not None:
-            looks.write(file)
-        return looks
+        if kept is None:
+            return looking(cases, total, name=name)
+        file = kept / f"{name}.npz"
+        if not file.exists():
+            looking(cases, total, name=name).write(file)
+        return Looks.read(file)
 
     def shown(condition: Condition) -> Looks:
         total = len(photos) * (canvases if condition.scale < 1 else 1)
@@ -227,8 +226,6 @@ def main(
     photos = read_folder(folder)
     photos = LabelledFolder(photos.files[:limit], photos.labels[:limit])
     further = None if others is None else sample(open_data(others), _OTHERS, seed)
-    if looks is not None:
-        looks.mkdir(parents=True, exist_ok=True)
     collected = _collected(served, photos, further, considered, seed, canvases, looks)
     tunings = {"head": start}
     if not check:

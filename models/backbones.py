@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from models import views
-from models.engines import Graph
+from models.engines import Graph, sha256_of
 from models.label_spaces import LabelSpace, imagenet_1k
 from models.preprocessing import Preprocessing
 
@@ -284,8 +284,7 @@ def read_checkpoint(path: Path, name: str) -> dict[str, Any]:
 def file_sha256(path: Path, name: str, expected: str | None = None) -> str:
     """Raises `ModelError` where there is no file, or its hash is another one than `expected`."""
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError:
         raise ModelError(f"{name!r}: no file {str(path)!r}") from None
     if expected is not None and expected.lower() != found:

@@ -233,7 +233,7 @@ def exported(graph: Graph, cache: Path) -> Path:
     with _one_export_at_a_time:
         found = graph.find(cache)
         if found is not None:
-            if f"{graph.name}.{_sha256(found)}.onnx" != found.name:
+            if f"{graph.name}.{sha256_of(found)}.onnx" != found.name:
                 raise EngineError(f"{found} was changed since its export: its sha256 is another one; delete the file")
             return found
         _need_torch(f"{graph.kind.split('|')[0]} of the weights {graph.weights[:12]}... is not in {cache}")
@@ -244,10 +244,11 @@ def exported(graph: Graph, cache: Path) -> Path:
             fresh = Path(temporary) / "model.onnx"
             _export(graph, fresh)
             # Whole or not at all, also where several processes start at once.
-            return fresh.replace(folder / f"{graph.name}.{_sha256(fresh)}.onnx")
+            return fresh.replace(folder / f"{graph.name}.{sha256_of(fresh)}.onnx")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
