@@ -13,7 +13,7 @@ import pytest
 
 from evaluation.samples import SAMPLES
 from models.served import Served
-from service.running import running_service
+from service.running import free_port, running_service
 from tests.conftest import LITE0
 
 # Read by every Python process that finds it in its path.
@@ -114,7 +114,7 @@ def test_everything_else_is_there_as_well(client: httpx.Client) -> None:
     ],
 )
 def test_what_was_not_exported_is_one_line(arguments: tuple[str, ...], told: str, bare: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", "service.cli", *arguments]
+    command = [sys.executable, "-m", "service.cli", *arguments, "--port", str(free_port())]
     done = subprocess.run(command, env=dict(bare), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert told in done.stderr
