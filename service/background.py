@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from models.backbones import Backbone, ModelError
@@ -21,6 +22,7 @@ from service.settings import Settings, settings
 log = logging.getLogger("figureground.background")
 
 _LOOK_SECONDS = 0.1
+_GENTLE_SECONDS = 600.0
 
 
 class BackgroundLoading:
@@ -95,10 +97,29 @@ class BackgroundLoading:
         return code
 
 
+def _yield_at_once() -> None:
+    """Linux's SCHED_IDLE, which goes aside as soon as anybody wakes; merely nice after a while.
+
+    It is as quick as nice 19 beside a server that is asked all the time, and delays its slowest answers less
+    (`python -m loadtests.loading`); but where nothing ever waits it would take hours.
+    """
+
+    def merely_nice() -> None:
+        for thread in Path("/proc/self/task").iterdir():
+            with suppress(OSError):  # It has just ended.
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
+
+    with suppress(OSError):  # A container may forbid it.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    timer = threading.Timer(_GENTLE_SECONDS, merely_nice)
+    timer.daemon = True
+    timer.start()
+
+
 def main(kind: str, name: str) -> None:
     """Loads one model of the environment's settings for the sake of its exports."""
-    # Linux's SCHED_IDLE would be gentler still, but on a machine that is never idle it would never end.
     os.nice(19)
+    _yield_at_once()
     chosen = settings().model_copy(update={"backbones": (), "detectors": (), kind: (name,)})
     chosen.cache_dir.mkdir(parents=True, exist_ok=True)
     # Of several workers one exports, and the others find what it made.
