@@ -157,7 +157,10 @@ def main(
     path = out or RESULTS / f"serving-{models}.jsonl"
     if fresh:
         path.unlink(missing_ok=True)
-    results, sizes = Results(path), size or list(SIZES)
+    sizes = size or list(SIZES)
+    if unknown := set(sizes) - set(SIZES):
+        raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(SIZES)}", param_hint="--size")
+    results = Results(path)
     loads = [Asked(one, number) for one in sizes for number in clients or (1, 4, 16, 64)]
     loads += [Asked(sizes[0], None, share) for share in _SHARES] if open_loop else []
     for one in sizes:

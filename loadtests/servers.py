@@ -94,7 +94,13 @@ def figureground(folder: Path, *arguments: str, **settings: object) -> Iterator[
     log = folder / "figureground.log"
     with running_service(*arguments, environment={**os.environ, **environment}, output=log) as service:
         service.wait_until_ready()
-        yield Server(int(service.url.rpartition(":")[2]), service.process, log, as_form)
+        server = Server(int(service.url.rpartition(":")[2]), service.process, log, as_form)
+        try:
+            yield server
+        finally:
+            # A process at a standstill hears no signal to stop.
+            if service.process.poll() is None:
+                server.resume()
 
 
 def as_form(photo: bytes) -> bytes:
