@@ -100,8 +100,8 @@ class BackgroundLoading:
 def _yield_at_once() -> None:
     """Linux's SCHED_IDLE, which goes aside as soon as anybody wakes; merely nice after a while.
 
-    It is as quick as nice 19 beside a server that is asked all the time, and delays its slowest answers less
-    (`python -m loadtests.loading`); but where nothing ever waits it would take hours.
+    Beside a server that is asked all the time it is slower than nice 19, and delays the slowest answers less
+    (docs/performance.md); but where nothing ever waits it would take hours.
     """
 
     def merely_nice() -> None:
