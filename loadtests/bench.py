@@ -154,12 +154,12 @@ def main(
     """Photos a second and latencies of Figureground, the bare pipeline and the rivals, interleaved."""
     # Whoever is told to stop stops what he started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    path = out or RESULTS / f"serving-{models}.jsonl"
-    if fresh:
-        path.unlink(missing_ok=True)
     sizes = size or list(SIZES)
     if unknown := set(sizes) - set(SIZES):
         raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(SIZES)}", param_hint="--size")
+    path = out or RESULTS / f"serving-{models}.jsonl"
+    if fresh:
+        path.unlink(missing_ok=True)
     results = Results(path)
     loads = [Asked(one, number) for one in sizes for number in clients or (1, 4, 16, 64)]
     loads += [Asked(sizes[0], None, share) for share in _SHARES] if open_loop else []

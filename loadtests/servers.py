@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,13 +86,17 @@ def running(
             server.stop()
 
 
-@contextmanager
-def figureground(folder: Path, *arguments: str, **settings: object) -> Iterator[Server]:
+def figureground(folder: Path, *arguments: str, **settings: object) -> AbstractContextManager[Server]:
     """`figureground serve`, ready, with its own journal in `folder`, and settings such as max_queue=8."""
-    chosen = {"journal_url": f"sqlite:///{folder / 'journal.db'}", **settings}
-    environment = {f"FIGUREGROUND_{name.upper()}": str(value) for name, value in chosen.items()}
+    return serving(folder, arguments, {f"FIGUREGROUND_{name.upper()}": str(value) for name, value in settings.items()})
+
+
+@contextmanager
+def serving(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]) -> Iterator[Server]:
+    """The same with any variables of the environment."""
+    environment = {**os.environ, "FIGUREGROUND_JOURNAL_URL": f"sqlite:///{folder / 'journal.db'}", **variables}
     log = folder / "figureground.log"
-    with running_service(*arguments, environment={**os.environ, **environment}, output=log) as service:
+    with running_service(*arguments, environment=environment, output=log) as service:
         service.wait_until_ready()
         server = Server(int(service.url.rpartition(":")[2]), service.process, log, as_form)
         try:

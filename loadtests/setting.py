@@ -5,8 +5,6 @@ python -m loadtests.setting GLIBC_TUNABLES=glibc.malloc.hugetlb=1       # the mo
 """
 
 import json
-import os
-import signal
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -15,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binom
 
-from loadtests.client import multipart, run_closed
+from loadtests.client import run_closed
 from loadtests.photos import photos_of
+from loadtests.servers import Server, serving
 from models.catalog import DEFAULT_BACKBONES
-from service.running import RunningService, family, running_service
 
 _RESULT = Path(__file__).parent / "results" / "setting.json"
 _AS_IT_IS = "as it is"
@@ -38,23 +35,18 @@ class Turn:
     cpu: float
 
 
-def measured(service: RunningService, clients: int, seconds: float) -> Turn:
-    _tell(service, signal.SIGCONT)
-    requests = [multipart("/predict", photo, "image") for photo in photos_of("500x375")]
-    before = _cpu_seconds(service)
-    load = run_closed(int(service.url.rpartition(":")[2]), requests, clients, seconds)
-    cpu = _cpu_seconds(service) - before
-    _tell(service, signal.SIGSTOP)
+def measured(server: Server, clients: int, seconds: float) -> Turn:
+    server.resume()
+    requests = [server.encode(photo) for photo in photos_of("500x375")]
+    before = _cpu_seconds(server)
+    load = run_closed(server.port, requests, clients, seconds)
+    cpu = _cpu_seconds(server) - before
+    server.pause()
     return Turn(load.rate, 1000 * cpu / max(1, load.statuses[200]))
 
 
-def _tell(service: RunningService, number: signal.Signals) -> None:
-    for pid in family(service.process.pid):
-        os.kill(pid, number)
-
-
-def _cpu_seconds(service: RunningService) -> float:
-    times = (psutil.Process(pid).cpu_times() for pid in family(service.process.pid))
+def _cpu_seconds(server: Server) -> float:
+    times = (process.cpu_times() for process in server.family())
     return float(sum(one.user + one.system for one in times))
 
 
@@ -80,23 +72,15 @@ def main(
     name, _, value = setting.partition("=")
     turns: dict[str, list[Turn]] = {_AS_IT_IS: [], setting: []}
     with ExitStack() as stack:
-        services = {}
+        servers = {}
         for title in turns:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            environment = {**os.environ, "FIGUREGROUND_JOURNAL_URL": f"sqlite:///{folder / 'journal.db'}"}
-            if title == setting:
-                environment[name] = value
-            backbone = ("--backbone", DEFAULT_BACKBONES[0])
-            services[title] = stack.enter_context(
-                running_service(*backbone, environment=environment, output=folder / "log")
-            )
-            # A process at a standstill hears no signal to stop.
-            stack.callback(_tell, services[title], signal.SIGCONT)
-            services[title].wait_until_ready()
-            measured(services[title], clients, 2)
+            variables = {name: value} if title == setting else {}
+            servers[title] = stack.enter_context(serving(folder, ("--backbone", DEFAULT_BACKBONES[0]), variables))
+            measured(servers[title], clients, 2)
         for number in range(rounds):
             for title in list(turns)[:: 1 if number % 2 else -1]:
-                turns[title].append(measured(services[title], clients, seconds))
+                turns[title].append(measured(servers[title], clients, seconds))
     pairs = list(zip(*turns.values(), strict=True))
     ratios = [own.rate / other.rate for own, other in pairs]
     ratio, (low, high) = statistics.median(ratios), median_interval(ratios)
