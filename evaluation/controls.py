@@ -34,7 +34,7 @@ def windows(control: str, shown: Shown, comparison: Comparison, tuning: Tuning, 
         box = largest_box(shown)
         if box is None:
             return []
-        margin = tuning.margin_of(box, photo.width, photo.height)
+        (margin,) = tuning.margins_of(box[None], photo.width, photo.height)
         return [crop_box(box, margin, photo.width, photo.height)]
     if comparison.box is None:
         return []

@@ -41,12 +41,12 @@ class Naive:
         boxes, scores = self._detect(image)
         scale = np.array([*image.size, *image.size], np.float32)
         corners = boxes[:_CANDIDATES].numpy() * scale
+        crops = crop_box(corners, self.tuning.margins_of(corners, *image.size), *image.size)
         seen, weights = [self._classify(image)], [0.0]
-        for index, box in enumerate(corners):
+        for index, crop in enumerate(crops):
             if index == 1 and seen[1].max() > self.tuning.certain:
                 break
-            margin = self.tuning.margin_of(box, *image.size)
-            left, top, right, bottom = crop_box(box, margin, *image.size).tolist()
+            left, top, right, bottom = crop.tolist()
             probabilities = self._classify(image.crop((left, top, right, bottom)))
             seen.append(probabilities)
             weights.append(self.rule.crop_weight(probabilities, float(scores[index]), float(scores[0])))

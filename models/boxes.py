@@ -52,10 +52,13 @@ def iou(boxes_a: Floats, boxes_b: Floats) -> Floats:
     return overlap
 
 
-def add_margin(box: Floats, margin: float) -> Floats:
-    """(N, 4) or (4,) -> the same, every side moved outwards by `margin` times the box's longer side."""
+def add_margin(box: Floats, margin: float | Floats) -> Floats:
+    """(N, 4) or (4,) -> the same, every side moved outwards by `margin` times the box's longer side.
+
+    One margin for all, or an (N,) of them.
+    """
     box = _floating(box)
-    pad = margin * np.maximum(box[..., 2] - box[..., 0], box[..., 3] - box[..., 1])
+    pad = np.asarray(margin, box.dtype) * np.maximum(box[..., 2] - box[..., 0], box[..., 3] - box[..., 1])
     moved = np.stack([box[..., 0] - pad, box[..., 1] - pad, box[..., 2] + pad, box[..., 3] + pad], axis=-1)
     return moved.astype(box.dtype)
 
@@ -76,24 +79,25 @@ def widen_to_square(box: Floats, width: float, height: float) -> Floats:
     return np.stack([left, top, right, bottom], axis=-1).astype(box.dtype)
 
 
-def crop_box(box: Floats, margin: float, width: float, height: float) -> Floats:
+def crop_box(box: Floats, margin: float | Floats, width: float, height: float) -> Floats:
     """The part of the photo that is classified for a detected box: a margin, clipped, widened to a square.
 
-    (N, 4) or (4,) -> the same. The result lies inside the photo, has at least one pixel (up to the dtype's
-    rounding) in both directions, and contains the clipped box. The photo has at least one pixel itself.
+    (N, 4) or (4,) -> the same, with one margin for all or an (N,) of them. The result lies inside the photo, has at
+    least one pixel (up to the dtype's rounding) in both directions, and contains the clipped box. The photo has at
+    least one pixel itself.
     """
     return widen_to_square(clip(add_margin(box, margin), width, height), width, height)
 
 
 def merge_overlapping(
-    boxes: Floats, scores: Floats, iou_threshold: float = 0.45, limit: int = 20
+    boxes: Floats, scores: Floats, iou_threshold: float = 0.45, limit: int = 20, least: float = 0.0
 ) -> tuple[Floats, Floats]:
     """Greedy non-maximum suppression that averages what it suppresses ("weighted boxes").
 
     Best first, each box not yet taken takes all such boxes whose IoU with it exceeds `iou_threshold`, becomes
     their mean weighted by the square of the score, and keeps its own score. `boxes` (N, 4) and `scores` (N,) in
-    [0, 1] -> (K, 4) and (K,), best first, K at most `limit`. The threshold and the square were chosen by CorLoc on
-    2,000 training photos (docs/heads.md).
+    [0, 1] -> (K, 4) and (K,), best first, K at most `limit`, no score below `least`. The threshold and the square were
+    chosen by CorLoc on 2,000 training photos (docs/heads.md).
     """
     boxes, scores = _floating(boxes), _floating(scores)
     order = np.argsort(-scores, kind="stable")
@@ -102,9 +106,11 @@ def merge_overlapping(
     areas = area(corners.T)
     weights = np.square(scores[order], dtype=np.float64)
     left = np.ones(len(order), dtype=bool)
+    # What takes no other box is still taken by a better one.
+    able = int((scores >= least).sum())
     kept: list[Floats] = []
     places: list[int] = []
-    while len(kept) < limit and left.any():
+    while len(kept) < limit and left[:able].any():
         place = int(left.argmax())
         # An empty box has no IoU even with itself.
         left[place] = False

@@ -100,8 +100,11 @@ class LoadedDetector(Protocol):
     @property
     def engine(self) -> Engine: ...
 
-    def detect(self, photos: Sequence[Photo]) -> list[Detection]:
-        """All boxes worth telling apart, at most `MAX_BOXES` a photo, with calibrated scores."""
+    def detect(self, photos: Sequence[Photo], least: float = 0.0) -> list[Detection]:
+        """All boxes worth telling apart, at most `MAX_BOXES` a photo, with calibrated scores.
+
+        Those with a score below `least`, 0..1, may be left out, which is faster: nearly all of them are.
+        """
 
     def region_logits(self, photos: Sequence[Photo], boxes: Sequence[Floats]) -> Floats:
         """The detector's own class of one box a photo: (N, classes) logits in its label space, where it has one."""
@@ -228,14 +231,15 @@ class LoadedFcos:
     engine: Engine
     region_engine: Engine
 
-    def detect(self, photos: Sequence[Photo]) -> list[Detection]:
+    def detect(self, photos: Sequence[Photo], least: float = 0.0) -> list[Detection]:
         size, tuning = self.model.input_size, self.model.tuning
         pixels = np.stack([views.squashed_to(photo, size) for photo in photos])
         scores, boxes = self.engine.run(pixels)
+        own_least = tuning.uncalibrated(least)
         return [
             _in_pixels(photo, kept, tuning.calibrated(kept_scores))
             for photo, unit_boxes, unit_scores in zip(photos, boxes, scores, strict=True)
-            for kept, kept_scores in [merge_overlapping(unit_boxes, unit_scores, limit=MAX_BOXES)]
+            for kept, kept_scores in [merge_overlapping(unit_boxes, unit_scores, limit=MAX_BOXES, least=own_least)]
         ]
 
     def region_logits(self, photos: Sequence[Photo], boxes: Sequence[Floats]) -> Floats:

@@ -13,6 +13,7 @@ The crop with the largest z is the rescored one. This is the project's own rule;
 are never reported (`evaluation/tune.py`).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +30,12 @@ class FusionRule:
 
     def plain_weight(self, probabilities: Floats, area_fraction: float) -> float:
         """The log-weight of the whole photo, whose first box covers `area_fraction` of it."""
-        return _logit(float(probabilities.max())) + self.area_weight * float(np.log(max(area_fraction, 1e-6)))
+        return _logit(float(probabilities.max())) + self.area_weight * math.log(max(area_fraction, 1e-6))
 
     def crop_weight(self, probabilities: Floats, score: float, first_score: float) -> float:
         """The log-weight of a crop whose box has `score`, the first box `first_score`, both in 0..1."""
-        behind = np.clip(_logit(score) - _logit(first_score), self.score_floor, 0.0)
-        return _logit(float(probabilities.max())) + self.score_weight * float(behind)
+        behind = min(max(_logit(score) - _logit(first_score), self.score_floor), 0.0)
+        return _logit(float(probabilities.max())) + self.score_weight * behind
 
 
 def fuse(views: list[Floats], log_weights: list[float]) -> Floats:
@@ -46,4 +47,4 @@ def fuse(views: list[Floats], log_weights: list[float]) -> Floats:
 def _logit(probability: float) -> float:
     # float32 probabilities reach 1; without bounds one view could weigh infinitely much.
     bounded = min(max(probability, 1e-6), 1 - 1e-6)
-    return float(np.log(bounded / (1 - bounded)))
+    return math.log(bounded / (1 - bounded))

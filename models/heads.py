@@ -23,6 +23,10 @@ Measure = TypeVar("Measure", float, NDArray[np.floating])
 BUNDLED = Path(__file__).parent / "heads"
 # Tensors of the backbone, by its own names, that were trained together with the head.
 _TUNED = "backbone."
+# Of a head's own scores: those below, and those as near to 1, are calibrated alike.
+_LEAST_SCORE = 1e-6
+# Of a share: above what float32 rounds away.
+_ROUNDING = 1e-6
 
 
 class HeadError(ValueError):
@@ -83,18 +87,31 @@ class Tuning:
         margin: Measure = np.maximum(tuned, least_margin(self.min_crop, side))
         return margin
 
-    def margin_of(self, box: Floats, width: float, height: float, closer: float = 0.0) -> float:
-        """Of a box (4,), xyxy pixels, in a photo of this size; `closer` as for `margin`."""
-        return float(self.margin(float(area(box)) / (width * height), float(longer_side(box)), closer))
+    def margins_of(self, boxes: Floats, width: float, height: float, closer: float = 0.0) -> Floats:
+        """Of boxes (N, 4), xyxy pixels, in a photo of this size -> (N,); `closer` as for `margin`."""
+        shares = area(boxes).astype(np.float64) / (width * height)
+        return self.margin(shares, longer_side(boxes).astype(np.float64), closer)
 
     def calibrated(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """A head's own scores (N,), 0..1 -> the probabilities that their boxes have an IoU of at least 0.5 (N,).
 
         Platt scaling (Platt 1999) of the score's logit.
         """
-        bounded = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
+        bounded = np.clip(scores.astype(np.float64), _LEAST_SCORE, 1 - _LEAST_SCORE)
         logits = self.score_slope * np.log(bounded / (1 - bounded)) + self.score_offset
         return np.asarray(1 / (1 + np.exp(-logits.clip(-80, 80))), np.float32)
+
+    def uncalibrated(self, probability: float) -> float:
+        """A head's own score below which none is calibrated to that probability, a little less for rounding's sake.
+
+        0 where there is none.
+        """
+        bounded = min(probability * (1 - _ROUNDING), 1 - _ROUNDING)
+        if bounded <= 0 or self.score_slope <= 0:
+            return 0.0
+        logit = (math.log(bounded / (1 - bounded)) - self.score_offset) / self.score_slope
+        own = (1 - _ROUNDING) / (1 + math.exp(min(-logit, 80.0)))
+        return own if own > _LEAST_SCORE else 0.0
 
 
 def least_margin(min_crop: float, side: Measure) -> Measure:

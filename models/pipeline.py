@@ -71,6 +71,11 @@ class _Work:
     def tuning(self) -> Tuning:
         return self.detector.model.tuning
 
+    @property
+    def min_score(self) -> float:
+        asked = self.options.min_score
+        return self.tuning.min_score if asked is None else asked
+
 
 class Stopwatch:
     """Seconds by stage; stages may be entered more than once. `batches` are the classifier's sizes, in views."""
@@ -133,7 +138,8 @@ def _detect(works: Sequence[_Work]) -> None:
     unknown = [work for work in works if work.options.box is None]
     for group in _groups(unknown, lambda work: id(work.detector)):
         photos = {id(work.photo): work.photo for work in group}
-        found = dict(zip(photos, group[0].detector.detect(list(photos.values())), strict=True))
+        least = min(work.min_score for work in group)
+        found = dict(zip(photos, group[0].detector.detect(list(photos.values()), least), strict=True))
         for work in group:
             _keep_boxes(work, found[id(work.photo)])
 
@@ -145,8 +151,7 @@ def _check_box(box: Corners, photo: Photo) -> None:
 
 
 def _keep_boxes(work: _Work, detection: Detection) -> None:
-    wanted = work.options.min_score
-    passed = detection.above(work.tuning.min_score if wanted is None else wanted)
+    passed = detection.above(work.min_score)
     order = order_by_policy(work.options.box_policy, passed.boxes, passed.scores, work.photo.width, work.photo.height)
     work.boxes, work.scores = passed.boxes[order], passed.scores[order]
 
@@ -156,21 +161,21 @@ def _place_crops(work: _Work) -> None:
     rescored = work.options.box_policy == "rescored"
     asked = work.options.margin is not None or work.options.box is not None
     candidates = work.boxes[: _CANDIDATES if rescored else 1]
-    looks = [(index, _margin(work, box)) for index, box in enumerate(candidates)]
+    looks, margins = list(range(len(candidates))), _margins(work, candidates)
     if looks and rescored and not asked:
-        closer = _margin(work, work.boxes[0], work.tuning.closer_look)
-        if closer < looks[0][1]:
-            looks.append((0, closer))
-    work.crop_boxes = [index for index, _ in looks]
-    work.crops = [crop_box(work.boxes[index], margin, work.photo.width, work.photo.height) for index, margin in looks]
+        closer = _margins(work, candidates[:1], work.tuning.closer_look)
+        if closer < margins[0]:
+            looks, margins = [*looks, 0], np.append(margins, closer)
+    work.crop_boxes = looks
+    work.crops = list(crop_box(work.boxes[looks], margins, work.photo.width, work.photo.height))
 
 
-def _margin(work: _Work, box: Floats, closer: float = 0.0) -> float:
+def _margins(work: _Work, boxes: Floats, closer: float = 0.0) -> NDArray[np.floating]:
     if work.options.margin is not None:
-        return work.options.margin
-    tuned = work.tuning.margin_of(box, work.photo.width, work.photo.height, closer)
+        return np.full(len(boxes), work.options.margin)
+    tuned = work.tuning.margins_of(boxes, work.photo.width, work.photo.height, closer)
     # A detector's box may be cut, since it tends to be too large; a given box is as large as it was meant.
-    return tuned if work.options.box is None else max(tuned, 0.0)
+    return tuned if work.options.box is None else np.maximum(tuned, 0.0)
 
 
 def _first_views(work: _Work) -> list[View]:

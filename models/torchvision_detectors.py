@@ -217,11 +217,11 @@ class LoadedTorchvision:
     model: TorchvisionDetector
     engine: Engine
 
-    def detect(self, photos: Sequence[Photo]) -> list[Detection]:
+    def detect(self, photos: Sequence[Photo], least: float = 0.0) -> list[Detection]:
         seen = [self.model.view(photo) for photo in photos]
         scores, boxes = self.engine.run(np.stack([pixels for pixels, _ in seen]))
         return [
-            _in_pixels(photo, unit * np.tile(extent, 2), self.model.tuning.calibrated(own))
+            _in_pixels(photo, unit * np.tile(extent, 2), self.model.tuning.calibrated(own), least)
             for photo, (_, extent), unit, own in zip(photos, seen, boxes, scores, strict=True)
         ]
 
@@ -229,8 +229,8 @@ class LoadedTorchvision:
         raise NotImplementedError(f"{self.model.name} has no label space")
 
 
-def _in_pixels(photo: Photo, boxes: Floats, scores: Floats) -> Detection:
+def _in_pixels(photo: Photo, boxes: Floats, scores: Floats, least: float) -> Detection:
     best = np.argsort(-scores, kind="stable")[:_CANDIDATES]
     boxes, scores = clip(boxes[best], photo.width, photo.height), scores[best]
     real = area(boxes) > 0  # what a two-stage detector's list is filled up with is not
-    return Detection(*merge_overlapping(boxes[real], scores[real], limit=MAX_BOXES))
+    return Detection(*merge_overlapping(boxes[real], scores[real], limit=MAX_BOXES, least=least))

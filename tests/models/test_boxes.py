@@ -239,6 +239,9 @@ def test_crop_boxes_lie_inside_and_contain_the_clipped_box(
     assert np.all((longer - shorter <= rounding) | (longer >= min(width, height) - rounding))
     for box, crop in zip(boxes, crops, strict=True):
         np.testing.assert_array_equal(crop_box(box, margin, width, height), crop)
+    margins = margin * np.linspace(0, 1, len(boxes))
+    for box, own, crop in zip(boxes, margins, crop_box(boxes, margins, width, height), strict=True):
+        np.testing.assert_array_equal(crop_box(box, float(own), width, height), crop)
 
 
 @settings(deadline=None)
@@ -267,6 +270,16 @@ def test_merged_boxes_are_means_of_their_inputs(boxes: Floats, limit: int, seed:
     # The boxes whose scores were kept suppress one another nowhere.
     keepers = boxes[[int(np.flatnonzero(scores == score)[0]) for score in merged_scores]].reshape(-1, 4)
     assert np.all(iou(keepers, keepers)[~np.eye(len(keepers), dtype=bool)] <= 0.6)
+
+
+@settings(deadline=None)
+@given(boxes=box_arrays(), limit=st.integers(1, 20), least=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
+def test_merging_may_stop_at_a_score(boxes: Floats, limit: int, least: float, seed: int) -> None:
+    scores = np.random.default_rng(seed).random(len(boxes))
+    every, every_score = merge_overlapping(boxes, scores, limit=limit)
+    merged, merged_scores = merge_overlapping(boxes, scores, limit=limit, least=least)
+    np.testing.assert_array_equal(merged_scores, every_score[every_score >= least])
+    np.testing.assert_array_equal(merged, every[every_score >= least])
 
 
 @settings(deadline=None)

@@ -68,6 +68,15 @@ def test_boxes_are_those_of_the_whole_photo_squashed(random: LoadedFcos, samples
     np.testing.assert_allclose(found.scores, kept_scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize("least", [0.2, 0.9])
+def test_boxes_below_a_score_may_be_left_out(least: float, trained: LoadedFcos, samples: Mapping[str, Photo]) -> None:
+    photos = list(samples.values())
+    for every, found in zip(trained.detect(photos), trained.detect(photos, least), strict=True):
+        np.testing.assert_array_equal(found.above(least).boxes, every.above(least).boxes)
+        np.testing.assert_array_equal(found.above(least).scores, every.above(least).scores)
+        assert len(found.scores) < len(every.scores)
+
+
 def test_scores_are_calibrated(random: LoadedFcos, samples: Mapping[str, Photo]) -> None:
     tuning = Tuning(score_slope=2.0, score_offset=-1.0)
     model = replace(random.model)

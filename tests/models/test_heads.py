@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -123,6 +125,31 @@ def test_calibrated(slope: float, offset: float, expected: list[float]) -> None:
     assert found.dtype == np.float32
     assert found == pytest.approx(np.array(expected), abs=1e-5)
     assert Tuning().calibrated(scores[:0]).shape == (0,)
+
+
+@settings(deadline=None)
+@given(
+    slope=st.one_of(st.floats(0.05, 20), st.floats(-2, 0)),
+    offset=st.floats(-8, 8),
+    probability=st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1e-9, 0.2, 1 - 1e-7, 1.0])),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_no_score_below_the_uncalibrated_becomes_the_probability(
+    slope: float, offset: float, probability: float, seed: int
+) -> None:
+    tuning = Tuning(score_slope=slope, score_offset=offset)
+    least = tuning.uncalibrated(probability)
+    logits = np.random.default_rng(seed).normal(0, 6, 1000)
+    # And those right beside it.
+    near = least * (1 + np.linspace(-1e-5, 1e-5, 101))
+    scores = np.clip(np.concatenate([1 / (1 + np.exp(-logits)), near, [0, 1]]), 0, 1).astype(np.float32)
+    assert (scores[tuning.calibrated(scores) >= probability] >= least).all()
+
+
+def test_uncalibrated() -> None:
+    tuning = Tuning(score_slope=2.0, score_offset=np.log(2))
+    (probability,) = tuning.calibrated(np.array([0.3], np.float32))
+    assert tuning.uncalibrated(probability) == pytest.approx(0.3, abs=1e-5)
 
 
 def test_retuned(saved: Path) -> None:

@@ -145,6 +145,8 @@ def test_a_batch_is_its_photos_one_by_one(name: str, folder: Path, samples: Mapp
         (alone,) = found.detect([photo])
         assert together.scores[0] == pytest.approx(alone.scores[0], rel=1e-3)
         assert iou(together.boxes[:1], alone.boxes[:1])[0, 0] > 0.9
+        (few,) = found.detect([photo], float(alone.scores[1]))
+        np.testing.assert_array_equal(few.boxes, alone.above(float(alone.scores[1])).boxes)
 
 
 def test_without_a_label_space_it_has_no_class_of_its_own(
