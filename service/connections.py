@@ -27,7 +27,8 @@ class Connection(HttpToolsProtocol):
     """A fault of HTTP itself is answered here with a problem, and the connection closed.
 
     Bytes that are no body (heads, trailers, the framing of chunks) are counted as they arrive. Nothing is ever
-    upgraded to another protocol.
+    upgraded to another protocol. Endpoints find in `request.state.client_left` a future that is done when the
+    connection is lost: waiting for the message `http.disconnect` would take a task a request.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -38,6 +39,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._client_left: asyncio.Future[None] = self.loop.create_future()
         # Ours is another one; this one would have its line made up, to be thrown away.
         self.access_log = False
         most = settings().max_connections
@@ -49,6 +51,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self.resume_writing()
+        self._client_left.set_result(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -65,6 +68,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["client_left"] = self._client_left
         self._in_head, self._in_body = True, False
         self._head = self._beside = self._body = 0
 

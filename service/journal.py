@@ -43,7 +43,7 @@ OnRows: TypeAlias = Callable[[Literal["committed", "lost"], int], object]
 
 _GROUP = 500
 # Between two groups: how long a row may wait that nobody asks for, and how seldom a busy service commits.
-_PAUSE_SECONDS = 0.25
+_PAUSE_SECONDS = 1.0
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 2.0
 _CLOSE_SECONDS = 5.0
 _PRUNE_SECONDS = 600.0

@@ -27,8 +27,6 @@ _ALLOWANCE = 64 * 1024
 _MAX_TEXT = 4 * 1024
 # Photos apart, more form fields than there are options help nobody.
 _MAX_TEXTS = 16
-# How long a client may be gone before anybody looks.
-_UNWATCHED_SECONDS = 0.02
 _DEFAULT_OPTIONS = OptionFields().as_options()
 
 
@@ -109,29 +107,24 @@ async def read_batch_request(request: Request, limits: Limits) -> Upload:
 
 
 async def while_connected(request: Request, work: asyncio.Future[T]) -> T:
-    """The work's result, once the body has been read; the work is cancelled when the client goes away.
+    """The work's result; the work is cancelled when the client goes away (`service.connections.Connection` tells).
 
     Raises `ClientDisconnect` then, and what the work raises.
     """
-    leaving: asyncio.Task[None] | None = None
+    left: asyncio.Future[None] = request.state.client_left
 
-    def watch() -> None:
-        nonlocal leaving
-        leaving = asyncio.ensure_future(_left(request))
-        leaving.add_done_callback(lambda _: work.cancel())
+    def drop(_: asyncio.Future[None]) -> None:
+        work.cancel()
 
-    # A task costs more than what is often done sooner.
-    timer = asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, watch)
+    left.add_done_callback(drop)
     try:
         return await work
     except asyncio.CancelledError:
-        if leaving is not None and leaving.done() and not leaving.cancelled():
+        if left.done():
             raise ClientDisconnect from None
         raise
     finally:
-        timer.cancel()
-        if leaving is not None:
-            leaving.cancel()
+        left.remove_done_callback(drop)
 
 
 def media_type(request: Request) -> str:
@@ -168,11 +161,6 @@ def one_of_each(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise Problem(422, f"{name[:100]} is given more than once.")
         chosen[name] = value
     return chosen
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from service import connections
 from service.connections import MAX_HEAD, MAX_HEADERS, Connection
+from service.requests import while_connected
 from service.settings import Settings
 from tests.service.sockets import exchange
 
@@ -36,6 +37,17 @@ async def _in_pieces(_: Request) -> Response:
     return StreamingResponse(pieces())
 
 
+_dropped = threading.Event()
+
+
+async def _never(request: Request) -> Response:
+    try:
+        return await while_connected(request, asyncio.ensure_future(asyncio.sleep(60, Response())))
+    except ClientDisconnect:
+        _dropped.set()
+        raise
+
+
 async def _large(_: Request) -> Response:
     return PlainTextResponse("x" * 50_000_000)
 
@@ -47,7 +59,12 @@ def port() -> Iterator[int]:
     patch.setattr(connections, "settings", lambda: chosen)
     patch.setattr(connections, "_GRACE_SECONDS", 1.0)
     app = Starlette(
-        routes=[Route("/", _echo, methods=["GET", "POST"]), Route("/large", _large), Route("/pieces", _in_pieces)]
+        routes=[
+            Route("/", _echo, methods=["GET", "POST"]),
+            Route("/large", _large),
+            Route("/pieces", _in_pieces),
+            Route("/never", _never),
+        ]
     )
     config = uvicorn.Config(app, http=Connection, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
@@ -163,6 +180,14 @@ def test_connections_are_bounded(port: int) -> None:
     assert refused.headers["retry-after"]
     time.sleep(0.2)
     assert exchange(port, [get()]).status == 200
+
+
+def test_whoever_has_left_is_no_longer_worked_for(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), 20) as connected:
+        connected.sendall(get() + get(path="/never"))
+        assert connected.recv(100_000).startswith(b"HTTP/1.1 200 OK")
+        assert not _dropped.wait(0.3)
+    assert _dropped.wait(20)
 
 
 def test_an_answer_comes_in_one_piece(port: int) -> None:

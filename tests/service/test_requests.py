@@ -102,23 +102,21 @@ def test_work_is_dropped_when_the_client_leaves(leaves: bool) -> None:
     async def main() -> None:
         ended = asyncio.Event()
 
-        async def receive() -> dict[str, str]:
-            if not leaves:
-                await ended.wait()
-            return {"type": "http.disconnect"}
-
         async def work() -> str:
             await asyncio.sleep(0.3)
             ended.set()
             return "done"
 
-        request = Request({"type": "http"}, receive)
+        left = asyncio.get_running_loop().create_future()
+        request = Request({"type": "http", "state": {"client_left": left}})
         if leaves:
+            asyncio.get_running_loop().call_later(0.1, left.set_result, None)
             with pytest.raises(ClientDisconnect):
                 await while_connected(request, asyncio.ensure_future(work()))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
             assert not ended.is_set()
         else:
             assert await while_connected(request, asyncio.ensure_future(work())) == "done"
+            left.set_result(None)  # The client leaves with its answer.
 
     asyncio.run(main())
