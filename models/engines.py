@@ -7,7 +7,6 @@ graph, so that both engines are fed the same bytes.
 import hashlib
 import importlib.util
 import logging
-import sys
 import tempfile
 import threading
 import warnings
@@ -32,8 +31,6 @@ EngineChoice = Literal["auto", "onnxruntime", "int8", "torch"]
 # A later opset or another graph around the same weights must not meet files of an earlier one.
 _GRAPH_VERSION = 1
 _OPSET = 18
-# What NVIDIA's and AMD's drivers make, and WSL.
-_GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 # The batches of a GPU, in rows.
 _GPU_SIZES = (1, 2, 4, 8, 16, 32)
 # torch.export is not safe in several threads.
@@ -159,22 +156,6 @@ class TorchEngine:
         if self.device.startswith("cuda"):
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
-
-
-def resolve_device(device: str, worker: int = 0) -> str:
-    """`auto` is a GPU where there is one, else the CPU; of several GPUs each worker, counted from 0, gets one."""
-    if device not in ("auto", "cuda"):
-        return device
-    # On a machine without one, a server that finds its exported graphs need not import torch to be told so.
-    if device == "auto" and sys.platform == "linux" and not any(Path(node).exists() for node in _GPU_NODES):
-        return "cpu"
-    if importlib.util.find_spec("torch") is None:
-        return "cpu" if device == "auto" else device
-    import torch
-
-    if device == "auto" and not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{worker % max(1, torch.cuda.device_count())}"
 
 
 def engine_name(engine: EngineChoice, device: str) -> EngineName:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from models.backbones import Backbone
 from models.catalog import Catalog
 from models.detectors import Detector, FcosDetector, LoadedDetector
-from models.engines import Engine, EngineChoice, Graph, make_engine, resolve_device
+from models.devices import resolve_device
+from models.engines import Engine, EngineChoice, Graph, make_engine
 from models.exports import Exports
 from models.label_spaces import LABEL_SPACES, LabelSpace, label_space
 from models.quantised import Calibration

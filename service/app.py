@@ -159,7 +159,7 @@ class LeanService(Service):
 
 @bentoml.service(
     name="figureground",
-    workers=settings().workers,
+    workers=settings().worker_processes,
     service_class=LeanService,
     # BentoML's own metrics have a series for every path that anyone asks for.
     metrics={"enabled": False},

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from models.backbones import Backbone, ModelError
 from models.detectors import Detector
-from models.engines import EngineError, engine_name, resolve_device
+from models.devices import resolve_device
+from models.engines import EngineError, engine_name
 from models.served import Served
 from service import loading
 from service.settings import Settings, settings

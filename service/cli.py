@@ -57,7 +57,7 @@ def main() -> None:
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="FIGUREGROUND_HOST")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.", envvar="FIGUREGROUND_PORT")] = 3000,
-    workers: Annotated[int | None, typer.Option(min=1, help="Server processes.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Server processes; 0: as many as suit the cores.")] = None,
     backbone: Backbones = None,
     detector: Detectors = None,
 ) -> None:
@@ -320,7 +320,7 @@ def _environment(settings: "Settings") -> dict[str, str]:
     chosen = {
         "BACKBONES": ",".join(settings.backbones),
         "DETECTORS": ",".join(settings.detectors),
-        "WORKERS": str(settings.workers),
+        "WORKERS": str(settings.worker_processes),
         "CACHE_DIR": str(settings.cache_dir.resolve()),
         "JOURNAL_URL": settings.journal_url,
     }

@@ -10,8 +10,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
+from models.devices import may_have_gpu
 from service.cores import available_cores
 from service.database import parse_url
+
+# Above that, the threads of one process wait for each other's Python (`python -m loadtests.cores`).
+_CORES_A_WORKER = 8
 
 
 def _split(value: Any) -> Any:
@@ -77,7 +81,11 @@ class Settings(BaseSettings):
         description="When /readyz says 200: all, once every model answers; first, once the first backbone and detector "
         "do: the others are loaded beside serving, and answer 503 until then.",
     )
-    workers: int = Field(1, ge=1, description="Server processes; every one loads all models.")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Server processes; every one loads all models. 0 is one for about eight cores, and one on a GPU.",
+    )
     threads: int = Field(
         0, ge=0, description="Photos in work at once in one worker; 0 shares the available cores among the workers."
     )
@@ -147,9 +155,17 @@ class Settings(BaseSettings):
         return self.model_copy(update={"backbones": self.backbones[:1], "detectors": self.detectors[:1]})
 
     @property
+    def worker_processes(self) -> int:
+        """`workers`, with 0 resolved for this machine."""
+        if self.workers:
+            return self.workers
+        on_cpu = self.device == "cpu" or (self.device == "auto" and not may_have_gpu())
+        return max(1, round(available_cores() / _CORES_A_WORKER)) if on_cpu else 1
+
+    @property
     def worker_threads(self) -> int:
         """`threads`, with 0 resolved for this machine."""
-        return self.threads or max(1, available_cores() // self.workers)
+        return self.threads or max(1, available_cores() // self.worker_processes)
 
 
 @cache

@@ -17,7 +17,8 @@ from PIL import Image
 from evaluation.calibration import ece_equal_width, reliability
 from models.boxes import area, iou, merge_overlapping
 from models.detectors import FcosDetector
-from models.engines import make_engine, resolve_device
+from models.devices import resolve_device
+from models.engines import make_engine
 from models.heads import describe_head
 from training.photos import BoxedPhotos, read_photos
 

@@ -25,7 +25,6 @@ from models.engines import (
     TorchEngine,
     exported,
     make_engine,
-    resolve_device,
 )
 from models.normalise import Normalise
 from models.preprocessing import Preprocessing
@@ -314,29 +313,6 @@ def test_lite0_answers_alike_in_batches_of_fixed_sizes() -> None:
     (expected,) = TorchEngine(module, "cpu").run(pixels)
     (found,) = BatchingEngine(TorchEngine(module, "cpu", (1, 2)), 2).run(pixels)
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize(
-    ("device", "worker", "gpus", "expected"),
-    [
-        ("cuda", 0, 2, "cuda:0"),
-        ("cuda", 1, 2, "cuda:1"),
-        ("cuda", 2, 2, "cuda:0"),
-        ("cuda", 1, 0, "cuda:0"),
-        ("cuda:1", 4, 2, "cuda:1"),
-        ("cpu", 1, 2, "cpu"),
-    ],
-)
-def test_each_worker_has_a_gpu(
-    device: str, worker: int, gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert resolve_device(device, worker) == expected
-
-
-def test_resolve_device() -> None:
-    assert resolve_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
-    assert resolve_device("cuda:1") == "cuda:1"
 
 
 @pytest.mark.parametrize(

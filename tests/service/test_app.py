@@ -5,11 +5,14 @@ import io
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import bentoml
 import httpx
@@ -324,11 +327,45 @@ def test_metrics_count_what_happened(client: httpx.Client, photo: Path) -> None:
     assert "nowhere" not in text
 
 
+def workers_of(server: Server) -> list[psutil.Process]:
+    def is_worker(process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE and "_bentoml_impl.worker.service" in process.cmdline()
+        except psutil.NoSuchProcess:
+            return False
+
+    return [child for child in psutil.Process(server.process.pid).children(recursive=True) if is_worker(child)]
+
+
 @pytest.fixture(scope="module")
 def small_server(start_server: StartServer) -> Iterator[Server]:
     """Two workers that are soon busy and soon tired of waiting."""
     with start_server(workers=2, threads=1, max_queue=1, deadline_seconds=4, drain_seconds=1.5) as running:
         yield running
+
+
+def test_each_worker_takes_its_share_of_the_connections(small_server: Server) -> None:
+    """Also of those that come at the same time, on which nothing is asked yet."""
+    address = urlsplit(small_server.url).hostname, urlsplit(small_server.url).port
+    deadline = time.monotonic() + 60
+
+    def taken() -> list[int]:
+        every = [worker.net_connections("tcp") for worker in workers_of(small_server)]
+        return [sum(one.status == psutil.CONN_ESTABLISHED for one in own) for own in every]
+
+    with ExitStack() as opened:
+        # One of them may still be starting.
+        while min(taken()) == 0 and time.monotonic() < deadline:
+            opened.enter_context(socket.create_connection(address, 20))
+            time.sleep(0.1)
+        before = taken()
+        for _ in range(24):
+            opened.enter_context(socket.create_connection(address, 20))
+        while sum(taken()) < sum(before) + 24 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        after = taken()
+    assert sum(after) == sum(before) + 24
+    assert max(after) - min(after) <= 6
 
 
 def test_a_full_queue_sends_away_with_an_honest_wait(small_server: Server, photo: Path) -> None:
@@ -363,14 +400,7 @@ def test_a_worker_that_ends_is_replaced(ends: signal.Signals, small_server: Serv
     """The port stays open meanwhile: the other worker answers, or the one that drains does."""
 
     def workers() -> list[psutil.Process]:
-        children = psutil.Process(small_server.process.pid).children(recursive=True)
-        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and is_worker(child)]
-
-    def is_worker(process: psutil.Process) -> bool:
-        try:
-            return "_bentoml_impl.worker.service" in process.cmdline()
-        except psutil.NoSuchProcess:
-            return False
+        return workers_of(small_server)
 
     before = workers()
     before[0].send_signal(ends)

@@ -35,7 +35,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, fiel
         ("MAX_BYTES", "0"),
         ("DEADLINE_SECONDS", "-1"),
         ("ENGINE", "tensorflow"),
-        ("WORKERS", "0"),
+        ("WORKERS", "-1"),
         ("LOG_FORMAT", "xml"),
         ("RATE_PER_MINUTE", "-1"),
     ],
@@ -44,6 +44,32 @@ def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, te
     monkeypatch.setenv(f"FIGUREGROUND_{name}", text)
     with pytest.raises(ValidationError):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "cores", "gpu", "processes", "threads"),
+    [
+        ({}, 1, False, 1, 1),
+        ({}, 2, False, 1, 2),
+        ({}, 11, False, 1, 11),
+        ({}, 12, False, 2, 6),
+        ({}, 16, False, 2, 8),
+        ({}, 64, False, 8, 8),
+        ({}, 64, True, 1, 64),
+        ({"device": "cuda"}, 64, True, 1, 64),
+        ({"device": "cpu"}, 64, True, 8, 8),
+        ({"workers": 3}, 64, False, 3, 21),
+        ({"workers": 3, "threads": 2}, 64, False, 3, 2),
+        ({"workers": 3}, 2, False, 3, 1),
+    ],
+)
+def test_workers_and_threads_suit_the_machine(
+    chosen: dict[str, Any], cores: int, gpu: bool, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.settings.available_cores", lambda: cores)
+    monkeypatch.setattr("service.settings.may_have_gpu", lambda: gpu)
+    found = Settings(**chosen)
+    assert (found.worker_processes, found.worker_threads) == (processes, threads)
 
 
 def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""How many cores one process keeps busy, and how many several do, told on a machine that has fewer.
+
+python -m loadtests.cores
+
+Python runs in one thread of a process at a time, so that a process with many photos at once waits for itself. Here all
+that runs outside Python only waits, for as long as it takes (`loadtests.rivals.waiting_figureground`): each thread is
+a core of its own as far as the photos are concerned, and what is lost is Python's share. Memory and caches, which real
+cores share, are not seen here.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.client import Load
+from loadtests.contenders import Served
+from loadtests.photos import photos_of
+from loadtests.rivals.models import BACKBONE, DETECTOR
+from loadtests.servers import as_form, running
+from service.running import free_port
+
+_RESULT = Path(__file__).parent / "results" / "cores.json"
+_SERVICE = "loadtests.rivals.waiting_figureground:Figureground"
+_LEARNING_SECONDS = 6
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(stack: ExitStack, folder: Path, workers: int, threads: int) -> Served:
+    name = f"{workers} x {threads}"
+    port, own = free_port(), folder / name
+    own.mkdir()
+    settings = {
+        "FIGUREGROUND_BACKBONES": BACKBONE,
+        "FIGUREGROUND_DETECTORS": DETECTOR,
+        "FIGUREGROUND_WORKERS": str(workers),
+        "FIGUREGROUND_THREADS": str(threads),
+        "FIGUREGROUND_JOURNAL_URL": f"sqlite:///{own / 'journal.db'}",
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONPATH": str(_ROOT),
+    }
+    command = [sys.executable, "-m", "bentoml", "serve", _SERVICE, "--port", str(port)]
+    server = stack.enter_context(running(command, port, folder / f"{name}.log", as_form, {**os.environ, **settings}))
+    server.wait_until_it_answers(photos_of("500x375")[0])
+    return Served(name, server)
+
+
+def main(
+    threads: Annotated[list[int] | None, typer.Option(help="Photos at once in one process; may be repeated.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="Of one turn.")] = 4,
+    turns: Annotated[int, typer.Option(help="Of each number of threads.", min=1)] = 3,
+) -> None:
+    """Photos a second with so many threads, over what as many would do that do not wait for each other."""
+    table = Table("threads", "photos/s", "of what they could", "p50 ms", "p99 ms")
+    found: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in threads or (1, 2, 4, 8, 16, 32):
+            alone, loads = measured(Path(folder), workers, number, seconds, turns)
+            rate = statistics.median(load.rate for load in loads)
+            found[number] = rate / (workers * number * alone.rate)
+            p50, p99 = (statistics.median(load.percentile(one) for load in loads) for one in (50, 99))
+            table.add_row(str(number), f"{rate:.1f}", f"{found[number]:.2f}", f"{p50:.1f}", f"{p99:.1f}")
+    Console().print(table)
+    _RESULT.parent.mkdir(exist_ok=True)
+    _RESULT.write_text(json.dumps({"workers": workers, "threads": found}))
+    print("of what they could: " + ", ".join(f"{share:.2f} with {number} threads" for number, share in found.items()))
+
+
+def measured(folder: Path, workers: int, threads: int, seconds: float, turns: int) -> tuple[Load, list[Load]]:
+    """With one client, and in several turns with twice as many clients as threads."""
+    photos = photos_of("500x375")
+    with ExitStack() as stack:
+        server = start(stack, folder, workers, threads)
+        # Until every process knows every photo.
+        server.closed(photos, 8 * workers, _LEARNING_SECONDS)
+        alone = server.closed(photos, 1, seconds)
+        return alone, [server.closed(photos, 2 * workers * threads, seconds) for _ in range(turns)]
+
+
+if __name__ == "__main__":
+    typer.run(main)
