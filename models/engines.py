@@ -4,13 +4,16 @@ ONNX Runtime on a CPU (2.5 times eager torch there), torch on a GPU, one interfa
 graph, so that both engines are fed the same bytes.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import logging
+import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -211,21 +214,39 @@ def exported(graph: Graph, cache: Path) -> Path:
 
     Raises `EngineError`, also where a file that was there has another sha256 than its name says.
     """
-    with _one_export_at_a_time:
-        found = graph.find(cache)
-        if found is not None:
-            if f"{graph.name}.{sha256_of(found)}.onnx" != found.name:
-                raise EngineError(f"{found} was changed since its export: its sha256 is another one; delete the file")
-            return found
+    found = graph.find(cache)
+    if found is None:
         _need_torch(f"{graph.kind.split('|')[0]} of the weights {graph.weights[:12]}... is not in {cache}")
         folder = cache / graph.weights
         folder.mkdir(parents=True, exist_ok=True)
-        log.info("exporting %s for ONNX Runtime (once)", graph.kind)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            fresh = Path(temporary) / "model.onnx"
-            _export(graph, fresh)
-            # Whole or not at all, also where several processes start at once.
-            return fresh.replace(folder / f"{graph.name}.{sha256_of(fresh)}.onnx")
+        with _alone_in(folder):
+            # Another thread or process may have been faster.
+            found = graph.find(cache) or _export_into(folder, graph)
+    if f"{graph.name}.{sha256_of(found)}.onnx" != found.name:
+        raise EngineError(f"{found} was changed since its export: its sha256 is another one; delete the file")
+    return found
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Among the threads of this process, and the processes of this machine, such as a service's workers."""
+    with _one_export_at_a_time:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # A file system may have no locks.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _export_into(folder: Path, graph: Graph) -> Path:
+    log.info("exporting %s for ONNX Runtime (once)", graph.kind)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        fresh = Path(temporary) / "model.onnx"
+        _export(graph, fresh)
+        # Whole or not at all: who only reads is not kept waiting.
+        return fresh.replace(folder / f"{graph.name}.{sha256_of(fresh)}.onnx")
 
 
 def sha256_of(path: Path) -> str:

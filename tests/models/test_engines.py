@@ -195,13 +195,14 @@ def test_threads_that_export_at_once_all_get_a_whole_file(tmp_path: Path) -> Non
     assert [path.name for path in paths[0].parent.iterdir()] == [paths[0].name]
 
 
-def test_processes_that_export_at_once_all_get_a_whole_file(tmp_path: Path) -> None:
+def test_of_processes_that_export_at_once_one_does_and_all_get_a_whole_file(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.models.test_engines import *\n"
-        "exported(small_graph(Sums), Path(sys.argv[1]))"
+        "builds = Builds(Sums); exported(small_graph(builds), Path(sys.argv[1])); print(builds.count)"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate()[0].strip() for process in processes) == ["0", "1"]
     path = exported(small_graph(Builds(Sums)), tmp_path)
     assert OnnxEngine(path).run(*small_graph(Sums).examples())[0].shape == (2, 3)
     assert [path.name for path in path.parent.iterdir()] == [path.name]
