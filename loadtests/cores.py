@@ -9,9 +9,7 @@ cores share, are not seen here.
 """
 
 import json
-import os
 import statistics
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,33 +23,10 @@ from loadtests.client import Load
 from loadtests.contenders import Served
 from loadtests.photos import photos_of
 from loadtests.rivals.models import BACKBONE, DETECTOR
-from loadtests.servers import as_form, running
-from service.running import free_port
+from loadtests.servers import changed_figureground
 
 _RESULT = Path(__file__).parent / "results" / "cores.json"
-_SERVICE = "loadtests.rivals.waiting_figureground:Figureground"
 _LEARNING_SECONDS = 6
-_ROOT = Path(__file__).resolve().parents[1]
-
-
-def start(stack: ExitStack, folder: Path, workers: int, threads: int) -> Served:
-    name = f"{workers} x {threads}"
-    port, own = free_port(), folder / name
-    own.mkdir()
-    settings = {
-        "FIGUREGROUND_BACKBONES": BACKBONE,
-        "FIGUREGROUND_DETECTORS": DETECTOR,
-        "FIGUREGROUND_WORKERS": str(workers),
-        "FIGUREGROUND_THREADS": str(threads),
-        "FIGUREGROUND_JOURNAL_URL": f"sqlite:///{own / 'journal.db'}",
-        "BENTOML_HOME": str(folder / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "PYTHONPATH": str(_ROOT),
-    }
-    command = [sys.executable, "-m", "bentoml", "serve", _SERVICE, "--port", str(port)]
-    server = stack.enter_context(running(command, port, folder / f"{name}.log", as_form, {**os.environ, **settings}))
-    server.wait_until_it_answers(photos_of("500x375")[0])
-    return Served(name, server)
 
 
 def main(
@@ -80,7 +55,16 @@ def measured(folder: Path, workers: int, threads: int, seconds: float, turns: in
     """With one client, and in several turns with twice as many clients as threads."""
     photos = photos_of("500x375")
     with ExitStack() as stack:
-        server = start(stack, folder, workers, threads)
+        started = changed_figureground(
+            folder / f"{workers} x {threads}",
+            "loadtests.rivals.waiting_figureground:Figureground",
+            backbones=BACKBONE,
+            detectors=DETECTOR,
+            workers=workers,
+            threads=threads,
+        )
+        server = Served(f"{workers} x {threads}", stack.enter_context(started))
+        server.server.wait_until_it_answers(photos[0])
         # Until every process knows every photo.
         server.closed(photos, 8 * workers, _LEARNING_SECONDS)
         alone = server.closed(photos, 1, seconds)

@@ -7,9 +7,7 @@ the answer; FastAPI has a function that returns a dict, in a thread as its model
 """
 
 import json
-import os
 import statistics
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +21,7 @@ from loadtests.client import Load
 from loadtests.contenders import ENVIRONMENTS, Served
 from loadtests.photos import photos_of
 from loadtests.rivals.models import BACKBONE, DETECTOR
-from loadtests.servers import as_form, running
+from loadtests.servers import ROOT, as_form, changed_figureground, running
 from service.running import free_port
 
 _RESULT = Path(__file__).parent / "results" / "empty.json"
@@ -31,28 +29,23 @@ _CLIENTS = (1, 16, 64)
 
 
 def start(stack: ExitStack, folder: Path) -> list[Served]:
+    port = free_port()
+    python = ENVIRONMENTS / "fastapi" / "bin" / "python"
+    command = [
+        str(python),
+        *["-m", "uvicorn", "loadtests.rivals.empty_fastapi:app", "--log-level", "warning", "--port"],
+        str(port),
+    ]
+    fastapi = running(command, port, folder / "FastAPI.log", as_form, {"PYTHONPATH": str(ROOT)})
+    ours = changed_figureground(
+        folder / "ours",
+        "loadtests.rivals.empty_figureground:Figureground",
+        backbones=BACKBONE,
+        detectors=DETECTOR,
+    )
     servers = []
-    settings = {
-        "FIGUREGROUND_BACKBONES": BACKBONE,
-        "FIGUREGROUND_DETECTORS": DETECTOR,
-        "FIGUREGROUND_JOURNAL_URL": f"sqlite:///{folder / 'journal.db'}",
-        "BENTOML_HOME": str(folder / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-    }
-    for name, python, arguments in (
-        ("figureground", sys.executable, ("bentoml", "serve", "loadtests.rivals.empty_figureground:Figureground")),
-        (
-            "FastAPI",
-            str(ENVIRONMENTS / "fastapi" / "bin" / "python"),
-            ("uvicorn", "loadtests.rivals.empty_fastapi:app", "--log-level", "warning"),
-        ),
-    ):
-        port = free_port()
-        command = [python, "-m", *arguments, "--port", str(port)]
-        server = stack.enter_context(
-            running(command, port, folder / f"{name}.log", as_form, {**os.environ, **settings})
-        )
+    for name, started in (("figureground", ours), ("FastAPI", fastapi)):
+        server = stack.enter_context(started)
         server.wait_until_it_answers(photos_of("500x375")[0])
         server.pause()
         servers.append(Served(name, server))

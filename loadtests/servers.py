@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,9 +13,9 @@ from pathlib import Path
 import psutil
 
 from loadtests.client import multipart, run_closed
-from service.running import running_service
+from service.running import free_port, running_service
 
-_ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 600
 _STOP_SECONDS = 60
 
@@ -76,7 +77,7 @@ def running(
 ) -> Iterator[Server]:
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=_ROOT
+            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
         )
     server = Server(port, process, log, encode)
     try:
@@ -88,7 +89,7 @@ def running(
 
 def figureground(folder: Path, *arguments: str, **settings: object) -> AbstractContextManager[Server]:
     """`figureground serve`, ready, with its own journal in `folder`, and settings such as max_queue=8."""
-    return serving(folder, arguments, {f"FIGUREGROUND_{name.upper()}": str(value) for name, value in settings.items()})
+    return serving(folder, arguments, _variables(settings))
 
 
 @contextmanager
@@ -105,6 +106,28 @@ def serving(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]
             # A process at a standstill hears no signal to stop.
             if service.process.poll() is None:
                 server.resume()
+
+
+def changed_figureground(folder: Path, service: str, **settings: object) -> AbstractContextManager[Server]:
+    """`bentoml serve` of a module that changes the service, such as `loadtests.rivals.empty_figureground:Figureground`.
+
+    It may not answer yet. `folder` is made, and holds its journal.
+    """
+    folder.mkdir()
+    port = free_port()
+    environment = {
+        "FIGUREGROUND_JOURNAL_URL": f"sqlite:///{folder / 'journal.db'}",
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONPATH": str(ROOT),
+        **_variables(settings),
+    }
+    command = [sys.executable, "-m", "bentoml", "serve", service, "--port", str(port)]
+    return running(command, port, folder / "figureground.log", as_form, environment)
+
+
+def _variables(settings: Mapping[str, object]) -> dict[str, str]:
+    return {f"FIGUREGROUND_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def as_form(photo: bytes) -> bytes:
