@@ -100,7 +100,7 @@ def test_without_a_detection_plain_counts_and_hand_drawn_boxes_stay(
     served: Served, samples: Mapping[str, Photo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Detection(np.empty((0, 4), np.float32), np.empty(0, np.float32))
-    monkeypatch.setattr(LoadedFcos, "detect", lambda _, photos, least: [nothing for _ in photos])
+    monkeypatch.setattr(LoadedFcos, "detect", lambda _, photos, _least: [nothing for _ in photos])
     unboxed = Shown("china", WNIDS["china"], samples["china"], Condition())
     rows = Judge(served, CLASSES, DEFAULT_ARMS).rows([shown(samples, "coffee"), unboxed])
     for path, arms in (("coffee", {"oracle_box"}), ("china", set())):
