@@ -221,7 +221,9 @@ def exported(graph: Graph, cache: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(folder):
             # Another thread or process may have been faster.
-            found = graph.find(cache) or _export_into(folder, graph)
+            found = graph.find(cache)
+            if found is None:
+                return _export_into(folder, graph)
     if f"{graph.name}.{sha256_of(found)}.onnx" != found.name:
         raise EngineError(f"{found} was changed since its export: its sha256 is another one; delete the file")
     return found

@@ -40,20 +40,20 @@ class SharedListener:
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._opening = set[asyncio.Future[None]]()
-        self._closed = False
         listener.setblocking(False)
         self._watch()
 
     def close(self) -> None:
-        self._closed = True
+        """Also a second time, as uvicorn does."""
+        if self._listener.fileno() < 0:
+            return
         self._loop.remove_reader(self._listener)
         if self._pause is not None:
             self._pause.cancel()
         self._listener.close()
 
     def _watch(self) -> None:
-        if not self._closed:
-            self._loop.add_reader(self._listener, self._leave_to_others)
+        self._loop.add_reader(self._listener, self._leave_to_others)
 
     def _leave_to_others(self) -> None:
         self._loop.remove_reader(self._listener)

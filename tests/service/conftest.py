@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from evaluation.samples import SAMPLES
@@ -23,6 +24,17 @@ class Server(RunningService):
     """A running service; `output` is the file that it logs to."""
 
     output: Path
+
+    def workers(self) -> list[psutil.Process]:
+        """Those that have not ended."""
+
+        def is_worker(process: psutil.Process) -> bool:
+            try:
+                return process.status() != psutil.STATUS_ZOMBIE and "_bentoml_impl.worker.service" in process.cmdline()
+            except psutil.NoSuchProcess:
+                return False
+
+        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if is_worker(child)]
 
 
 StartServer = Callable[..., AbstractContextManager[Server]]

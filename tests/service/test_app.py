@@ -327,16 +327,6 @@ def test_metrics_count_what_happened(client: httpx.Client, photo: Path) -> None:
     assert "nowhere" not in text
 
 
-def workers_of(server: Server) -> list[psutil.Process]:
-    def is_worker(process: psutil.Process) -> bool:
-        try:
-            return process.status() != psutil.STATUS_ZOMBIE and "_bentoml_impl.worker.service" in process.cmdline()
-        except psutil.NoSuchProcess:
-            return False
-
-    return [child for child in psutil.Process(server.process.pid).children(recursive=True) if is_worker(child)]
-
-
 @pytest.fixture(scope="module")
 def small_server(start_server: StartServer) -> Iterator[Server]:
     """Two workers that are soon busy and soon tired of waiting."""
@@ -350,7 +340,7 @@ def test_each_worker_takes_its_share_of_the_connections(small_server: Server) ->
     deadline = time.monotonic() + 60
 
     def taken() -> list[int]:
-        every = [worker.net_connections("tcp") for worker in workers_of(small_server)]
+        every = [worker.net_connections("tcp") for worker in small_server.workers()]
         return [sum(one.status == psutil.CONN_ESTABLISHED for one in own) for own in every]
 
     with ExitStack() as opened:
@@ -399,17 +389,14 @@ def test_a_deadline_that_passed_is_told(small_server: Server) -> None:
 def test_a_worker_that_ends_is_replaced(ends: signal.Signals, small_server: Server, photo: Path) -> None:
     """The port stays open meanwhile: the other worker answers, or the one that drains does."""
 
-    def workers() -> list[psutil.Process]:
-        return workers_of(small_server)
-
-    before = workers()
+    before = small_server.workers()
     before[0].send_signal(ends)
     deadline = time.monotonic() + 60
-    while len(workers()) < 2 or before[0] in workers():
+    while len(now := small_server.workers()) < 2 or before[0] in now:
         status = httpx.post(f"{small_server.url}/predict", files={"image": photo.read_bytes()}).status_code
         assert status == 200 or (status == 503 and ends == signal.SIGTERM)
         assert time.monotonic() < deadline
-    assert before[1] in workers()
+    assert before[1] in small_server.workers()
 
 
 def test_stopping_loses_no_accepted_request(small_server: Server, photo: Path) -> None:

@@ -20,7 +20,6 @@ from loadtests.crowd import crowd
 from loadtests.prometheus import RULES, Prometheus, is_installed, prometheus
 from service.database import Database
 from service.rows import HOUR, insert_answers
-from service.running import family
 from tests.conftest import LITE0
 from tests.service.conftest import Server, StartServer
 from tests.service.journals import eventually, row
@@ -66,15 +65,6 @@ class Watched:
     load: Load
 
 
-def workers(server: Server) -> set[int]:
-    """Empty where one ends in this very moment."""
-    try:
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family(server.process.pid)}
-    except (FileNotFoundError, ProcessLookupError):
-        return set()
-    return {pid for pid, command in commands.items() if b"_bentoml_impl.worker.service" in command}
-
-
 def latest(running: Prometheus, series: str, condition: str = "") -> float:
     """Summed. On a busy machine a scrape may fail, and its series are gone until the next one."""
     return running.value(f"sum(last_over_time({series}[1m]) {condition})")
@@ -92,10 +82,10 @@ def watched(start_server: StartServer, photo: Path, tmp_path_factory: pytest.Tem
         with crowd(3, load.work):
             eventually(lambda: load.answered[200] >= 10, _SECONDS)
             eventually(lambda: latest(running, 'figureground_requests_total{route="/predict"}') > 0, _SECONDS)
-            before = workers(server)
+            before = {worker.pid for worker in server.workers()}
             os.kill(min(before), signal.SIGKILL)
             killed = time.time()
-            eventually(lambda: len(workers(server) - before) == 1, _SECONDS)
+            eventually(lambda: len({worker.pid for worker in server.workers()} - before) == 1, _SECONDS)
             seen = load.answered[200]
             assert httpx.post(f"{server.url}/predict", content=b"junk", headers={"content-type": "image/png"}).is_error
             eventually(lambda: latest(running, "figureground_worker_start_time_seconds", f"> {killed}") > 0, _SECONDS)
