@@ -52,7 +52,7 @@ class _Worker(uvicorn.Server):
             return
         await super().startup([])
         shared = [SharedListener(listener, workers, self._open, self.server_state.connections) for listener in sockets]
-        # All that uvicorn does with them is to close them.
+        # All that uvicorn does with them is to close them, and to wait until they are closed.
         self.servers = cast(list[asyncio.base_events.Server], shared)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -52,6 +52,9 @@ class SharedListener:
             self._pause.cancel()
         self._listener.close()
 
+    async def wait_closed(self) -> None:
+        """At once: whoever has been let in is not the listener's business."""
+
     def _watch(self) -> None:
         self._loop.add_reader(self._listener, self._leave_to_others)
 

@@ -423,6 +423,10 @@ def test_stopping_loses_no_accepted_request(small_server: Server, photo: Path) -
     # Whoever was let in has his answer, whoever came later was told so, or found nobody.
     assert {200, 503} <= statuses <= {200, 429, 503}
     assert small_server.process.wait(60) == 0
+    output = small_server.output.read_text()
+    # Both workers came to their end, and none of them by an error.
+    assert output.count("Service instance cleanup finalized") >= 2
+    assert "Traceback" not in output
 
 
 def wait_for_draining(server: Server) -> None:

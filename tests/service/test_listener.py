@@ -116,6 +116,7 @@ def test_a_closed_one_takes_nobody() -> None:
         worker = Worker(port, 2)
         worker.listener.close()
         worker.listener.close()
+        await worker.listener.wait_closed()
         waiting = [opened.enter_context(socket.create_connection(port.getsockname())) for _ in range(3)]
         await asyncio.sleep(0.1)
         assert worker.taken == []
