@@ -27,13 +27,17 @@ from loadtests.servers import Encode, Server, as_form, figureground, running
 from service.running import free_port
 
 _FLEET = Path(__file__).parent / "results" / "fleet.json"
-_WORKERS = "figureground, a worker a core"
+# Other ways to run it, which are measured where they are asked for by name.
+_WAYS: dict[str, dict[str, object]] = {
+    "figureground, threads": {"photo_processes": False},
+    "figureground, a worker a core": {"photo_processes": False, "workers": CORES},
+}
 _WARM_UP_SECONDS = 2
 
 
 @contextmanager
 def started(names: Sequence[str], kind: str, folder: Path) -> Iterator[list[Served]]:
-    """All servers whose name is wanted, or all but `_WORKERS` for none; each has answered, and rests.
+    """All servers whose name is wanted, or all but those of `_WAYS` for none; each has answered, and rests.
 
     They start at the same time. `kind` is the rivals' models, torch or ours.
     """
@@ -41,8 +45,8 @@ def started(names: Sequence[str], kind: str, folder: Path) -> Iterator[list[Serv
         servers = []
         if not names or OURS in names:
             servers.append(_ours(stack, OURS, folder / "ours"))
-        if _WORKERS in names:
-            servers.append(_ours(stack, _WORKERS, folder / "workers", workers=CORES))
+        ways = {name: settings for name, settings in _WAYS.items() if name in names}
+        servers += [_ours(stack, name, folder / name, **settings) for name, settings in ways.items()]
         servers += [_start(stack, rival, kind, folder) for rival in RIVALS if not names or rival.name in names]
         photo = photos_of("500x375")[0]
         for served in servers:

@@ -59,7 +59,7 @@ def main(
             for _ in range(times):
                 metrics.queue_depth.set(1)
                 metrics.queue_depth.set(0)
-                metrics.observe(outcome)
+                metrics.observe(outcome.summary())
                 metrics.journal_waiting.set(1)
                 metrics.count_journal_rows("committed", 1)
                 await counter(scope, None, _nowhere)  # type: ignore[arg-type]

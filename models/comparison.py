@@ -18,7 +18,7 @@ OUTCOMES: tuple[ComparisonOutcome, ...] = ("agree", "disagree", "no_detection", 
 Corners: TypeAlias = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Options:
     """What one request asks for. None is the default of what is served: see `models.pipeline`."""
 

@@ -85,6 +85,13 @@ class Served:
         """The default for None. Raises `UnservedChoice`, and `NotYetLoaded`."""
         return self.detectors[self._chosen(name, "detector")]
 
+    @property
+    def may_be_forked(self) -> bool:
+        """Whether a fork of this process can ask the models too: torch's threads and a GPU do not come along."""
+        engines = [loaded.engine for loaded in self.backbones.values()]
+        engines += [loaded.engine for loaded in self.detectors.values()]
+        return all(engine.device == "cpu" and engine.name != "torch" for engine in engines)
+
     def add(self, loaded: "Served") -> None:
         """Lets requests choose these models too."""
         self.backbones = {**self.backbones, **loaded.backbones}

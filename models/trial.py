@@ -42,8 +42,8 @@ _INHERITED = ("PATH", "LD_LIBRARY_PATH", "HOME")
 class NoTrial(Exception):
     """The child cannot be started, for lack of memory or of processes: that says nothing of the photo."""
 
-    def __init__(self) -> None:
-        super().__init__("Photos of this kind cannot be read at present; try again in a moment.")
+    def __init__(self, told: str = "Photos of this kind cannot be read at present; try again in a moment.") -> None:
+        super().__init__(told)
 
 
 class Trial:

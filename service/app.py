@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import pickle
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -22,12 +23,13 @@ from models.pipeline import Pipeline
 from models.served import Served
 from models.trial import Trial
 from service import answers, connections, doors, endpoints, lifecycle, loading, logs, metrics, page, traces
+from service.answering import Answered, Answering, Question
 from service.background import BackgroundLoading
+from service.children import Children
 from service.database import Database
 from service.drift import Windows
 from service.journal import Journal
 from service.openapi import document
-from service.outcomes import outcome_of
 from service.problems import Problems, refused
 from service.requests import (
     BatchFields,
@@ -39,8 +41,9 @@ from service.requests import (
     wants_png,
     while_connected,
 )
-from service.scheduler import Scheduler
+from service.scheduler import Hands, Scheduler
 from service.settings import Settings, settings
+from service.threads import Threads
 from service.workers import watch
 
 _ROUTES = (
@@ -60,6 +63,7 @@ async def _models(request: Request) -> Response:
 
 
 async def _metrics(_: Request) -> Response:
+    pages.state.tally.count()
     return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.CONTENT_TYPE)
 
 
@@ -178,18 +182,20 @@ class Figureground:
         served = loading.load(self.settings.at_first, worker=worker)
         self.background = BackgroundLoading(self.settings, served, worker, self._describe)
         self.pipeline = Pipeline(served)
-        self.trial = Trial(self.settings.max_pixels, self.settings.decode_seconds)
-        self.journal = _journal(self.settings)
-        pages.state.served, pages.state.journal = served, self.journal
-        self._describe(served)
         chosen = self.settings
-        self.scheduler = Scheduler(
-            chosen.worker_threads, chosen.max_queue, chosen.max_queue_pixels, metrics.queue_depth.set
-        )
-        pages.state.scheduler = self.scheduler
-        # A full collection over torch's objects takes a quarter of a second; these live as long as the process.
+        self.trial = Trial(chosen.max_pixels, chosen.decode_seconds)
+        self._describe(served)
+        # A full collection over torch's objects takes a quarter of a second; these live as long as the process. What it
+        # does not visit, a fork goes on to share.
         gc.collect()
         gc.freeze()
+        # Before there are threads.
+        self.hands = self._hands(served)
+        self.journal = _journal(chosen)
+        pages.state.served, pages.state.journal = served, self.journal
+        self.tally = metrics.Tally()
+        self.scheduler = Scheduler(self.hands, chosen.max_queue, chosen.max_queue_pixels, self.tally.waits)
+        pages.state.scheduler, pages.state.tally = self.scheduler, self.tally
 
     @bentoml.on_deployment
     @staticmethod
@@ -204,6 +210,7 @@ class Figureground:
     @bentoml.on_startup
     async def start(self) -> None:
         lifecycle.drain_before_stopping(self.scheduler.drain, self.settings.drain_seconds)
+        await self.hands.open()
         self.background.start()
         windows = Windows(self.settings.drift_hours, self.settings.drift_reference_hours)
         number = bentoml.server_context.worker_index or 1
@@ -213,12 +220,24 @@ class Figureground:
     async def stop(self) -> None:
         self.watching.cancel()
         await asyncio.to_thread(self.background.close)
-        await asyncio.to_thread(self.scheduler.close)
+        await self.scheduler.close()
+        await self.hands.close()
+        self.tally.count()
         self.trial.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
         if self.settings.traces:
             await asyncio.to_thread(traces.close, self.settings.traces)
+
+    def _hands(self, served: Served) -> Hands[Question, Answered]:
+        chosen = self.settings
+        answering = Answering(self.pipeline, chosen.max_pixels, self.trial, bool(chosen.journal_url))
+        if not (chosen.photo_processes and served.may_be_forked):
+            return Threads(answering, chosen.worker_threads)
+        forked = {None, *served.load_seconds}
+        return Children(
+            answering, chosen.worker_threads, lambda one: {one.options.backbone, one.options.detector} <= forked
+        )
 
     def _describe(self, served: Served) -> None:
         """Once now, and before one more of its models can be asked for: a model is described slowly only once."""
@@ -240,8 +259,8 @@ class Figureground:
             upload = await read_photo_request(request, self.limits)
         self.pipeline.check(upload.options)
         png = wants_png(request.headers.get("accept", ""))
-        work = self._work(upload.photos[0], upload.options, request.state.request_id, png)
-        body = await while_connected(request, self.scheduler.run(work, deadline, self._pixels(upload.photos[0])))
+        answer = self._answer(upload.photos[0], upload.options, request.state.request_id, deadline, png)
+        body = await while_connected(request, answer)
         return Response(body, media_type="image/png" if png else "application/json")
 
     @bentoml.api(input_spec=BatchFields, output_spec=dict, route="/predict/batch")
@@ -259,8 +278,7 @@ class Figureground:
             request_id = f"{request.state.request_id}-{number}"
             async with gate:
                 try:
-                    work = self._work(photo, upload.options, request_id)
-                    return await self.scheduler.run(work, deadline, self._pixels(photo))
+                    return await self._answer(photo, upload.options, request_id, deadline)
                 except Exception as error:
                     return b'{"error":' + refused(error, request_id) + b"}"
 
@@ -271,28 +289,26 @@ class Figureground:
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.settings.deadline_seconds
 
-    def _pixels(self, photo: bytes | None) -> int:
+    def _pixels(self, photo: bytes) -> int:
         """What a photo counts in the queue; where its header does not say, as much as a photo may have."""
-        if photo is None:
-            return 0
         declared = declared_pixels(photo)
         return self.settings.max_pixels if declared is None else min(declared, self.settings.max_pixels)
 
-    def _work(
-        self, photo: bytes | None, options: Options, request_id: str, png: bool = False
-    ) -> Callable[[float], bytes]:
-        """One photo's whole way, for a thread of the scheduler."""
+    def _answer(
+        self, photo: bytes | None, options: Options, request_id: str, deadline: float, png: bool = False
+    ) -> asyncio.Future[bytes]:
+        """One photo's whole way. Raises `Problem` and `QueueFull`."""
+        if photo is None:
+            raise too_many_bytes(self.limits.photo_bytes)
         trace = traces.current.get()
 
-        def work(waited: float) -> bytes:
-            if photo is None:
-                raise too_many_bytes(self.limits.photo_bytes)
-            outcome = outcome_of(photo, options, self.pipeline, self.settings.max_pixels, waited, self.trial)
-            metrics.observe(outcome)
+        def record(answered: Answered) -> bytes:
+            self.tally.add(answered.summary)
             if trace is not None:
-                trace.observe(outcome, request_id)
+                trace.observe(pickle.loads(answered.summary), request_id)
             if self.journal is not None:
-                self.journal.record(outcome, self.pipeline.served, request_id, photo)
-            return answers.as_png(outcome) if png else answers.as_json(outcome, self.pipeline.served, request_id)
+                self.journal.put(answered.row)
+            return answered.body
 
-        return work
+        question = Question(photo, options, request_id, png)
+        return self.scheduler.run(question, deadline, record, self._pixels(photo))

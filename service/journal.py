@@ -31,6 +31,7 @@ from service.rows import (
     UNLABELLED,
     Answer,
     Key,
+    PackedRow,
     Row,
     Word,
     add_to_sums,
@@ -68,7 +69,7 @@ class Journal:
         self._days = days
         self._on_rows = on_rows
         self._on_waiting = on_waiting
-        self._rows: deque[Row] = deque()
+        self._rows: deque[PackedRow] = deque()
         self._changed = threading.Condition()
         self._closing, self._hurry = threading.Event(), threading.Event()
         self._outage = Outage(
@@ -83,15 +84,11 @@ class Journal:
         """Whether rows cannot be written at present."""
         return self._outage.away
 
-    def record(self, outcome: Outcome, served: Served, request_id: str, photo: bytes) -> None:
-        """Never waits and never raises: what goes wrong here costs a row, not an answer."""
-        try:
-            self.put(row_of(outcome, served, request_id, photo))
-        except Exception:
-            log.exception("an answer makes no row")
+    def put(self, row: PackedRow | None) -> None:
+        """Never waits. None is the row of an answer that makes none, and lost."""
+        if row is None:
             self._on_rows("lost", 1)
-
-    def put(self, row: Row) -> None:
+            return
         with self._changed:
             room = len(self._rows) < self._backlog
             if room:
@@ -106,7 +103,7 @@ class Journal:
         # The copy is quick; a prediction must not wait for the search.
         with self._changed:
             waiting = list(self._rows)
-        return any(row["request_id"] in request_ids for row in waiting)
+        return any(row.request_id in request_ids for row in waiting)
 
     def hurry(self) -> None:
         """Somebody waits for a row: the next group is not waited for."""
@@ -127,7 +124,7 @@ class Journal:
         while group := self._next_group(size):
             try:
                 with self.database.writing() as connection:
-                    insert_answers(connection, group, again=delay > _FIRST_RETRY_SECONDS)
+                    insert_answers(connection, [row.unpacked() for row in group], again=delay > _FIRST_RETRY_SECONDS)
             except DatabaseAway as error:
                 self._outage.tell(error.reason)
                 if self._closing.is_set():
@@ -155,7 +152,7 @@ class Journal:
         if self._rows:
             self._on_rows("lost", len(self._rows))
 
-    def _next_group(self, size: int) -> list[Row]:
+    def _next_group(self, size: int) -> list[PackedRow]:
         """Empty when the journal closes and all is written."""
         while True:
             self._prune()
@@ -165,7 +162,7 @@ class Journal:
                 if self._rows or self._closing.is_set():
                     return list(islice(self._rows, size))
 
-    def _done(self, group: list[Row], result: Literal["committed", "lost"]) -> None:
+    def _done(self, group: list[PackedRow], result: Literal["committed", "lost"]) -> None:
         with self._changed:
             for _ in group:
                 self._rows.popleft()

@@ -5,8 +5,10 @@ sets for its workers before they import this module. It has no exemplars then, a
 `service.workers`'.
 """
 
+import asyncio
 import math
 import os
+import pickle
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -29,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.batching import BatchingEngine
 from models.comparison import OUTCOMES
 from models.served import Served
-from service.outcomes import Outcome
+from service.outcomes import Summary
 from service.rows import MEASURES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -37,6 +39,7 @@ _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 # Finest from 5 to 100 ms, where the stages of an idle machine are (`python -m loadtests.pipeline`).
 _MILLISECONDS = (1, 2.5, 5, 7.5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
 _SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
+_TALLY_SECONDS = 0.25
 _FRACTIONS = MEASURES["box_area_fraction"]
 _REASONS = {
     400: "unreadable",
@@ -87,7 +90,10 @@ drift = Gauge(
 )
 # A worker that takes the place of another has its number.
 worker_memory = Gauge(
-    "figureground_worker_memory_bytes", "Resident memory.", ["worker"], multiprocess_mode="livemostrecent"
+    "figureground_worker_memory_bytes",
+    "Memory of a worker and its processes, what they share counted once.",
+    ["worker"],
+    multiprocess_mode="livemostrecent",
 )
 worker_files = Gauge("figureground_worker_open_files", "Open files.", ["worker"], multiprocess_mode="livemostrecent")
 worker_start = Gauge(
@@ -96,7 +102,11 @@ worker_start = Gauge(
     ["worker"],
     multiprocess_mode="livemostrecent",
 )
-worker_cpu = Counter("figureground_worker_cpu_seconds_total", "Processor time, user and system.", ["worker"])
+worker_cpu = Counter(
+    "figureground_worker_cpu_seconds_total",
+    "Processor time of a worker and its processes, user and system.",
+    ["worker"],
+)
 gpu_memory = Gauge(
     "figureground_gpu_memory_bytes",
     "Memory of a GPU that models run on, used by whomever, and in total.",
@@ -203,27 +213,61 @@ def observe_models(served: Served) -> None:
         comparisons.labels(*pair)
 
 
-def observe(outcome: Outcome) -> None:
+def observe(photo: Summary) -> None:
     """One photo that was compared."""
-    comparison = outcome.comparison
-    for stage, seconds in outcome.seconds.items():
+    for stage, seconds in photo.seconds.items():
         labelled(stage_seconds, stage).observe(seconds)
     # An engine that makes batches of several photos' views tells of them itself.
-    if outcome.options.box is None and comparison.detector not in _batching:
+    if not photo.given_box and photo.detector not in _batching:
         labelled(batch_size, "detect").observe(1)
-    if comparison.backbone not in _batching:
-        for views in comparison.batches:
+    if photo.backbone not in _batching:
+        for views in photo.batches:
             labelled(batch_size, "classify").observe(views)
-    if outcome.options.box is not None:
+    if photo.given_box:
         return  # A box that somebody gave says nothing of the detector.
-    labelled(comparisons, comparison.backbone, comparison.detector, comparison.outcome).inc()
-    if comparison.cropped is not None:
-        shift = comparison.cropped.confidence - comparison.plain.confidence
-        labelled(confidence_shift, comparison.backbone).observe(shift)
-    box = comparison.box
-    if box is not None and box.score is not None:
-        labelled(box_area_fraction, comparison.detector).observe(box.area_fraction)
-        labelled(box_score, comparison.detector).observe(box.score)
+    labelled(comparisons, photo.backbone, photo.detector, photo.outcome).inc()
+    if photo.shift is not None:
+        labelled(confidence_shift, photo.backbone).observe(photo.shift)
+    if photo.box_area is not None and photo.box_score is not None:
+        labelled(box_area_fraction, photo.detector).observe(photo.box_area)
+        labelled(box_score, photo.detector).observe(photo.box_score)
+
+
+class Tally:
+    """Photos, and how many wait, that are counted a moment later, and at the latest when somebody looks here.
+
+    Between two photos a processor that runs models forgets all else: to count many at once costs a fraction of each
+    one alone. For the event loop's thread.
+    """
+
+    def __init__(self) -> None:
+        self._photos: list[bytes] = []
+        self._depth: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, photo: bytes) -> None:
+        """A pickled `Summary`."""
+        self._photos.append(photo)
+        self._count_soon()
+
+    def waits(self, number: int) -> None:
+        """So many photos wait at present."""
+        self._depth = number
+        self._count_soon()
+
+    def count(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._depth is not None:
+            queue_depth.set(self._depth)
+        for photo in self._photos:
+            observe(pickle.loads(photo))
+        self._photos, self._depth = [], None
+
+    def _count_soon(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_TALLY_SECONDS, self.count)
 
 
 class RequestCounter:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from models.comparison import Comparison, Options
+from models.comparison import Comparison, ComparisonOutcome, Options
 from models.photo import Photo, read_photo
 from models.pipeline import Pipeline
 from models.trial import Trial
@@ -18,6 +18,40 @@ class Outcome:
     comparison: Comparison
     options: Options
     seconds: Mapping[str, float]
+
+    def summary(self) -> "Summary":
+        comparison, box = self.comparison, self.comparison.box
+        cropped = comparison.cropped
+        return Summary(
+            backbone=comparison.backbone,
+            detector=comparison.detector,
+            outcome=comparison.outcome,
+            given_box=self.options.box is not None,
+            seconds=self.seconds,
+            batches=comparison.batches,
+            shift=None if cropped is None else cropped.confidence - comparison.plain.confidence,
+            box_area=None if box is None else box.area_fraction,
+            box_score=None if box is None else box.score,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is counted of an outcome, without its pixels and probabilities.
+
+    `seconds` by stage; `batches` are the classifier's sizes, in views; `shift` is the first probability of the cropped
+    photo minus that of the plain one; `box_area` is the first box's share of the photo. `given_box`: by the request.
+    """
+
+    backbone: str
+    detector: str
+    outcome: ComparisonOutcome
+    given_box: bool
+    seconds: Mapping[str, float]
+    batches: tuple[int, ...]
+    shift: float | None
+    box_area: float | None
+    box_score: float | None
 
 
 def outcome_of(

@@ -16,6 +16,7 @@ from models.pipeline import BoxOutsidePhoto
 from models.served import NotYetLoaded, UnservedChoice
 from models.trial import NoTrial
 from service import logs, metrics
+from service.children import ChildLost
 from service.database import DatabaseAway
 from service.scheduler import DeadlinePassed, Draining, QueueFull
 
@@ -92,8 +93,9 @@ def as_problem(error: Exception) -> Problem:
         return Problem(422, _described(error))
     if isinstance(error, QueueFull):
         return Problem(429, str(error), {"Retry-After": str(error.retry_after)})
-    if isinstance(error, (Draining, DatabaseAway, NotYetLoaded, NoTrial)):
-        return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER)})
+    if isinstance(error, (Draining, DatabaseAway, NotYetLoaded, NoTrial, ChildLost)):
+        reason = "process_lost" if isinstance(error, ChildLost) else None
+        return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER)}, reason)
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return Problem(status, str(error) or HTTPStatus(status).phrase)

@@ -3,11 +3,12 @@
 Times are microseconds since 1970 in UTC, so that both databases compare and add them alike.
 """
 
+import pickle
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from sqlalchemy import (
     JSON,
@@ -29,6 +30,22 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Row: TypeAlias = dict[str, Any]
+
+
+class PackedRow(NamedTuple):
+    """A row of `Answer` while it waits: less than half of the memory, and quickly passed from process to process."""
+
+    request_id: str
+    data: bytes
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        return cls(row["request_id"], pickle.dumps(row))
+
+    def unpacked(self) -> Row:
+        row: Row = pickle.loads(self.data)
+        return row
+
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR

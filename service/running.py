@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,9 @@ def free_port() -> int:
 
 
 def family(pid: int) -> list[int]:
-    """The process, its children and theirs."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    """The process, its children and theirs; the children of one that has just ended are not told."""
+    children = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            children += (thread / "children").read_text().split()
     return [pid, *(one for child in children for one in family(int(child)))]

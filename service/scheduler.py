@@ -1,17 +1,17 @@
-"""Who works when: a bounded queue of jobs before a fixed number of threads, one job a thread."""
+"""Who works when: a bounded queue of jobs before a fixed number of hands, one job a hand."""
 
 import asyncio
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
-T = TypeVar("T")
+Q = TypeVar("Q", contravariant=True)
+A = TypeVar("A")
+R = TypeVar("R")
 
 # The weight of the latest job in the running average of seconds a job.
 _LATEST = 0.1
@@ -34,55 +34,66 @@ class DeadlinePassed(Exception):
     """A job had not ended in time."""
 
 
+class Hands(Protocol[Q, A]):
+    """Who does the work: threads, or processes. All is called in the event loop's thread."""
+
+    number: int
+
+    def start(self, question: Q, waited: float) -> asyncio.Future[A]:
+        """Begin at once; `waited` are the seconds that the question has spent in the queue."""
+
+    def give_up(self, work: asyncio.Future[A]) -> None:
+        """Nobody waits for this any more; it may be ended before its time, where that is possible."""
+
+    async def open(self) -> None:
+        """To be called before anything is started."""
+
+    async def close(self) -> None:
+        """To be called once all has ended."""
+
+
 @dataclass(eq=False, slots=True)
 class _Job:
-    work: Callable[[float], Any]
+    question: Any
     pixels: int
+    then: Callable[[Any], Any]
     future: asyncio.Future[Any]
+    timer: asyncio.TimerHandle
     queued: float = field(default_factory=time.perf_counter)
+    started: float = 0.0
+    work: asyncio.Future[Any] | None = None
 
 
-class Scheduler:
-    """Runs jobs in `threads` threads while at most `max_queue` others with together `max_pixels` wait.
+class Scheduler(Generic[Q, A]):
+    """Gives jobs to `hands` while at most `max_queue` others with together `max_pixels` wait.
 
-    One job alone may have more than `max_pixels`. A thread is taken until its job has ended, whether or not somebody
-    still waits for the result. `on_depth` is told how many jobs wait, whenever that changes, from any thread.
+    One job alone may have more than `max_pixels`. A hand is taken until its job has ended, whether or not somebody
+    still waits for the result. `on_depth` is told how many jobs wait, whenever that changes. For one event loop.
     """
 
     def __init__(
-        self, threads: int, max_queue: int, max_pixels: int, on_depth: Callable[[int], object] | None = None
+        self, hands: Hands[Q, A], max_queue: int, max_pixels: int, on_depth: Callable[[int], object] | None = None
     ) -> None:
-        self._max_pixels = max_pixels
-        self._capacity = threads + max_queue
+        self._hands = hands
+        self._max_queue, self._max_pixels = max_queue, max_pixels
         self._on_depth = on_depth or (lambda _: None)
-        self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
-        # One for every job that came: a thread that gets one looks for work. Cheaper than a condition, which makes a
-        # lock whenever somebody waits.
-        self._calls: SimpleQueue[None] = SimpleQueue()
+        self._working: set[_Job] = set()
         self._pixels = 0
-        # When each thread that has a job began it.
-        self._started: dict[int, float] = {}
         self._seconds = 0.0
-        self._draining = self._closed = False
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"photo-{number}", daemon=True) for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._draining = False
 
     @property
     def draining(self) -> bool:
         return self._draining
 
     def stuck(self, seconds: float) -> bool:
-        """Whether every thread has been at its job for longer than that, so that no other will ever be done.
+        """Whether every hand has been at its job for longer than that, so that no other will ever be done.
 
         A thread cannot be stopped from outside; only a new process helps.
         """
-        with self._lock:
-            begun = list(self._started.values())
-        return len(begun) == len(self._threads) and max(begun) < time.perf_counter() - seconds
+        begun = [job.started for job in self._working]
+        return len(begun) == self._hands.number and max(begun) < time.perf_counter() - seconds
 
     def check(self) -> None:
         """To be asked before a request's first job. Raises `Draining`, and `QueueFull` where `run` would now."""
@@ -90,106 +101,91 @@ class Scheduler:
             raise Draining("The service is stopping; try again in a moment.")
         self._check_room(0)
 
-    def run(self, work: Callable[[float], T], deadline: float, pixels: int = 0) -> asyncio.Future[T]:
-        """`work(seconds it waited)` in one of the threads, by `deadline` on the event loop's clock.
+    def run(self, question: Q, deadline: float, then: Callable[[A], R], pixels: int = 0) -> asyncio.Future[R]:
+        """`then` of what the hands answer, by `deadline` on the event loop's clock.
 
-        A job that still waits when the deadline passes, or when the future is cancelled, never starts. Raises
-        `QueueFull`; the future raises `DeadlinePassed`, and what `work` raises.
+        A job that still waits when the deadline passes, or when the future is cancelled, never starts; for one that
+        has started, `then` is called in any case. Raises `QueueFull`; the future raises `DeadlinePassed`, and what
+        the hands and `then` raise.
         """
+        self._check_room(pixels)
         loop = asyncio.get_running_loop()
-        job = _Job(work, pixels, loop.create_future())
-        self._add(job)
-        timer = loop.call_at(deadline, _settle, job.future, None, DeadlinePassed(_TOO_LATE))
-
-        def ended(_: asyncio.Future[T]) -> None:
-            timer.cancel()
-            self._forget(job)
-
-        job.future.add_done_callback(ended)
-        return job.future
+        future = loop.create_future()
+        job = _Job(question, pixels, then, future, loop.call_at(deadline, self._is_late, future))
+        future.add_done_callback(partial(self._leave, job))
+        if len(self._working) < self._hands.number:
+            self._start(job)
+        else:
+            self._waiting.append(job)
+            self._count(pixels)
+        return future
 
     def drain(self) -> None:
         """From now on `check` lets no request in; the jobs of those that it let in are still done."""
         self._draining = True
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Drains, and returns when the last job has ended."""
         self.drain()
-        self._closed = True
-        for _ in self._threads:
-            self._calls.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _add(self, job: _Job) -> None:
-        with self._lock:
-            self._check_room(job.pixels)
-            self._waiting.append(job)
-            self._count(job.pixels)
-        self._calls.put(None)
+        while self._working:
+            await asyncio.wait([job.work for job in self._working if job.work is not None])
+            # What its end leads to has been called for, but not called.
+            await asyncio.sleep(0)
 
     def _check_room(self, pixels: int) -> None:
-        too_many = len(self._waiting) + len(self._started) >= self._capacity
+        too_many = len(self._waiting) + len(self._working) >= self._hands.number + self._max_queue
         if too_many or (self._waiting and self._pixels + pixels > self._max_pixels):
             raise QueueFull(self._retry_after())
 
     def _count(self, pixels: int) -> None:
-        """A job with so many pixels has come, or with minus so many has gone."""
+        """A job with so many pixels has begun to wait, or with minus so many waits no longer."""
         self._pixels += pixels
         self._on_depth(len(self._waiting))
 
-    def _forget(self, job: _Job) -> None:
-        with self._lock:
-            if job in self._waiting:
-                self._waiting.remove(job)
-                self._count(-job.pixels)
-
     def _retry_after(self) -> int:
         """Whole seconds until the jobs that wait now will have been worked off; at least 1."""
-        return max(1, math.ceil(self._seconds * len(self._waiting) / len(self._threads)))
+        return max(1, math.ceil(self._seconds * len(self._waiting) / self._hands.number))
 
-    def _serve(self) -> None:
-        while (job := self._take()) is not None:
-            self._do(job)
-            # Its photo shall not stay until the next one comes.
-            del job
+    def _start(self, job: _Job) -> None:
+        job.started = time.perf_counter()
+        self._working.add(job)
+        job.work = self._hands.start(job.question, job.started - job.queued)
+        job.work.add_done_callback(partial(self._end, job))
+        # The photo shall not stay until the answer has been sent.
+        job.question = None
 
-    def _do(self, job: _Job) -> None:
-        start = time.perf_counter()
-        result, error = None, None
-        try:
-            result = job.work(start - job.queued)
-        except BaseException as raised:
-            error = raised
-        self._ended(time.perf_counter() - start)
-        # Nobody waits any more where the loop has been closed.
-        with suppress(RuntimeError):
-            job.future.get_loop().call_soon_threadsafe(_settle, job.future, result, error)
+    def _end(self, job: _Job, work: asyncio.Future[Any]) -> None:
+        self._working.remove(job)
+        job.timer.cancel()
+        if self._waiting:
+            # First: the hand shall not wait for us.
+            following = self._waiting.popleft()
+            self._start(following)
+            self._count(-following.pixels)
+        self._seconds += (time.perf_counter() - job.started - self._seconds) * (_LATEST if self._seconds else 1)
+        result, error = None, work.exception()
+        if error is None:
+            try:
+                result = job.then(work.result())
+            except Exception as raised:
+                error = raised
+        if job.future.done():
+            return
+        if error is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(error)
 
-    def _take(self) -> _Job | None:
-        """None once it is closed and all is done."""
-        while True:
-            self._calls.get()
-            with self._lock:
-                if self._waiting:
-                    job = self._waiting.popleft()
-                    self._count(-job.pixels)
-                    self._started[threading.get_ident()] = time.perf_counter()
-                    return job
-                if self._closed:
-                    return None
+    def _leave(self, job: _Job, _: asyncio.Future[Any]) -> None:
+        """Nobody waits for the job any more: it has been answered, its time is up, or its client has gone."""
+        if job.work is None:
+            job.timer.cancel()
+            self._waiting.remove(job)
+            self._count(-job.pixels)
 
-    def _ended(self, seconds: float) -> None:
-        with self._lock:
-            del self._started[threading.get_ident()]
-            self._seconds += (seconds - self._seconds) * (_LATEST if self._seconds else 1)
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    """Unless it has been settled, or nobody waits for it."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+    def _is_late(self, future: asyncio.Future[Any]) -> None:
+        if not future.done():
+            future.set_exception(DeadlinePassed(_TOO_LATE))
+        for job in self._working:
+            if job.future is future and job.work is not None:
+                self._hands.give_up(job.work)

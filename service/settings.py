@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, description="Photos in work at once in one worker; 0 shares the available cores among the workers."
     )
+    photo_processes: bool = Field(
+        True,
+        description="Whether each of them has a process of its own, which shares the models, and not a thread; never on "
+        "a GPU, nor with models that run in torch.",
+    )
     max_queue: int = Field(64, ge=0, description="Photos that may wait for a thread in one worker; 429 beyond.")
     max_queue_pixels: int = Field(
         1_000_000_000, ge=1, description="Pixels of all photos that may wait for a thread in one worker; 429 beyond."

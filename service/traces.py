@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.outcomes import Outcome
+from service.outcomes import Summary
 
 # In the order in which a photo goes through them. Crops are made and classified in turns: a span tells how long in all.
 _STAGES = ("queue", "decode", "detect", "crop", "classify")
@@ -27,25 +27,25 @@ class Trace:
     tracer: Any
     context: Any
 
-    def observe(self, outcome: Outcome, request_id: str) -> None:
+    def observe(self, photo: Summary, request_id: str) -> None:
         """One photo that was compared, and has just been."""
         from opentelemetry.trace import set_span_in_context
 
-        comparison, end = outcome.comparison, time.time_ns()
-        start = end - round(outcome.seconds["total"] * 1e9)
+        end = time.time_ns()
+        start = end - round(photo.seconds["total"] * 1e9)
         attributes = {
             "figureground.request_id": request_id,
-            "figureground.backbone": comparison.backbone,
-            "figureground.detector": comparison.detector,
-            "figureground.outcome": comparison.outcome,
+            "figureground.backbone": photo.backbone,
+            "figureground.detector": photo.detector,
+            "figureground.outcome": photo.outcome,
         }
-        photo = self.tracer.start_span("photo", self.context, attributes=attributes, start_time=start)
-        within = set_span_in_context(photo, self.context)
+        whole = self.tracer.start_span("photo", self.context, attributes=attributes, start_time=start)
+        within = set_span_in_context(whole, self.context)
         for stage in _STAGES:
             span = self.tracer.start_span(stage, within, start_time=start)
-            start += round(outcome.seconds[stage] * 1e9)
+            start += round(photo.seconds[stage] * 1e9)
             span.end(start)
-        photo.end(end)
+        whole.end(end)
 
 
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)

@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from models.served import Served
@@ -14,13 +15,14 @@ from service import metrics
 from service.database import DatabaseAway
 from service.drift import Windows, drift
 from service.journal import Journal
+from service.running import family
 
 log = logging.getLogger("figureground.workers")
 
 _SECONDS = 5.0
-# Once in so many times, the journal is asked for its drift.
-_DRIFT_EVERY = 12
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+# Once in so many times, the journal is asked for its drift, and the system for memory: it takes 10 ms a process.
+_SELDOM = 12
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 async def watch(number: int, served: Served, journal: Journal | None, windows: Windows) -> None:
@@ -31,27 +33,52 @@ async def watch(number: int, served: Served, journal: Journal | None, windows: W
     gpus = {device for device in devices if device.startswith("cuda")}
     for turn in itertools.count():
         worker.observe()
+        if turn % _SELDOM == 0:
+            await asyncio.to_thread(worker.observe_memory)
         for device in gpus:
             _observe_gpu(device)
-        if journal is not None and not journal.away and turn % _DRIFT_EVERY == 0:
+        if journal is not None and not journal.away and turn % _SELDOM == 0:
             await asyncio.to_thread(observe_drift, journal, windows, served.backbones)
         await asyncio.sleep(_SECONDS)
 
 
 class Worker:
-    """This process."""
+    """This process, and those that work for it."""
 
     def __init__(self, number: int) -> None:
         self._name = str(number)
-        self._cpu = 0.0
+        self._cpu: dict[int, float] = {}
         metrics.worker_start.labels(self._name).set(time.time())
 
     def observe(self) -> None:
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-        metrics.worker_memory.labels(self._name).set(resident)
         metrics.worker_files.labels(self._name).set(sum(1 for _ in Path("/proc/self/fd").iterdir()))
-        before, self._cpu = self._cpu, time.process_time()
-        metrics.worker_cpu.labels(self._name).inc(self._cpu - before)
+        before, self._cpu = self._cpu, _told_by_each(_cpu_seconds)
+        used = sum(seconds - before.get(process, 0.0) for process, seconds in self._cpu.items())
+        metrics.worker_cpu.labels(self._name).inc(used)
+
+    def observe_memory(self) -> None:
+        metrics.worker_memory.labels(self._name).set(sum(_told_by_each(_memory).values()))
+
+
+def _told_by_each(told: Callable[[int], float]) -> dict[int, float]:
+    """By process: this one and its children, but for those that have just ended."""
+    found = {}
+    for process in family(os.getpid()):
+        with suppress(OSError):
+            found[process] = told(process)
+    return found
+
+
+def _cpu_seconds(process: int) -> float:
+    """User and system, all threads."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _memory(process: int) -> float:
+    """Resident, in bytes; what it shares with others counts by its part."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def observe_drift(journal: Journal, windows: Windows, backbones: Iterable[str]) -> None:

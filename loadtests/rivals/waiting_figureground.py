@@ -6,7 +6,7 @@ Decoding, resizing and the engines do their work the first time that they are as
 as long as it took then. All Python stays, which is what several threads of one process cannot do at once.
 """
 
-import threading
+import multiprocessing
 import time
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -17,7 +17,8 @@ from models import served
 from models.engines import Array, Engine
 from service import app, outcomes
 
-_alone = threading.Lock()
+# Among all processes that are forked from this one.
+_alone = multiprocessing.Lock()
 
 
 def _waiting(function: Callable[..., Any], key: Callable[..., Hashable]) -> Callable[..., Any]:

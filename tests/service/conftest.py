@@ -34,7 +34,8 @@ class Server(RunningService):
             except psutil.NoSuchProcess:
                 return False
 
-        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if is_worker(child)]
+        # Their own processes, which are forks of them, look as they do.
+        return [child for child in psutil.Process(self.process.pid).children() if is_worker(child)]
 
 
 StartServer = Callable[..., AbstractContextManager[Server]]

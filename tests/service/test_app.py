@@ -387,18 +387,51 @@ def test_a_deadline_that_passed_is_told(small_server: Server) -> None:
     check_problem(response, 504, "")
 
 
+def test_a_process_that_ends_loses_its_own_photo_alone(start_server: StartServer, photo: Path) -> None:
+    """The worker stays, and the process is replaced."""
+    data = photo.read_bytes()
+
+    def ask(_: int) -> httpx.Response:
+        return httpx.post(f"{server.url}/predict", files={"image": data}, timeout=60)
+
+    with start_server(workers=1, threads=2) as server, ThreadPoolExecutor(4) as clients:
+        expected = ask(0).json()["plain"]
+        (worker,) = server.workers()
+        (nursery,) = worker.children()
+        asked = clients.map(ask, range(40))
+        for _ in range(3):
+            time.sleep(0.2)
+            # The first may have nothing to do at present, and is no loss then.
+            nursery.children()[0].kill()
+        answers = list(asked)
+        lost = [answer for answer in answers if answer.status_code != 200]
+        for answer in lost:
+            check_problem(answer, 503, "The process that was at this photo has ended")
+            assert answer.headers["Retry-After"]
+        assert len(lost) <= 3
+        assert all(answer.json()["plain"] == expected for answer in answers if answer.status_code == 200)
+        assert server.workers() == [worker]
+        assert len(nursery.children()) == 2
+        text = httpx.get(f"{server.url}/metrics").text
+        assert f'figureground_rejected_total{{reason="process_lost"}} {len(lost)}.0' in text or not lost
+
+
 @pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_ends_is_replaced(ends: signal.Signals, small_server: Server, photo: Path) -> None:
     """The port stays open meanwhile: the other worker answers, or the one that drains does."""
-
+    data = photo.read_bytes()
     before = small_server.workers()
+    its_own = before[0].children(recursive=True)
     before[0].send_signal(ends)
     deadline = time.monotonic() + 60
     while len(now := small_server.workers()) < 2 or before[0] in now:
-        status = httpx.post(f"{small_server.url}/predict", files={"image": photo.read_bytes()}).status_code
+        # The other one may have just begun to start itself.
+        status = httpx.post(f"{small_server.url}/predict", files={"image": data}, timeout=60).status_code
         assert status == 200 or (status == 503 and ends == signal.SIGTERM)
         assert time.monotonic() < deadline
     assert before[1] in small_server.workers()
+    _, left = psutil.wait_procs(its_own, 10)
+    assert (len(its_own), left) == (2, [])
 
 
 def test_stopping_loses_no_accepted_request(small_server: Server, photo: Path) -> None:

@@ -31,7 +31,7 @@ from service.experiment import Asked, experiment
 from service.feedback import Class, Learnt, Said, learn
 from service.journal import Journal, prune
 from service.problems import Problem, Problems
-from service.rows import FURTHER_ASKED, FURTHER_RIGHT, GIVEN, HOUR, RIGHT, UNLABELLED, Word, insert_answers
+from service.rows import FURTHER_ASKED, FURTHER_RIGHT, GIVEN, HOUR, RIGHT, UNLABELLED, PackedRow, Word, insert_answers
 from service.running import family
 from tests.service.conftest import Server, StartServer
 from tests.service.journals import WNIDS, answers, emptied, eventually, needs_postgresql, row
@@ -69,14 +69,14 @@ def journal(database: Database) -> Iterator[Journal]:
 
 @pytest.mark.parametrize("label", [WNIDS[3], 3, "3", LABELS[3], LABELS[3].upper()])
 def test_a_label_is_a_wnid_an_index_or_a_text(journal: Journal, label: str | int) -> None:
-    journal.put(row("a"))
+    journal.put(PackedRow.of(row("a")))
     (learnt,) = tell(journal, ("a", label))
     assert isinstance(learnt, Learnt)
     assert learnt.label == Class(3, WNIDS[3], LABELS[3])
 
 
 def test_the_last_word_wins_and_history_is_kept(journal: Journal) -> None:
-    journal.put(row("a"))
+    journal.put(PackedRow.of(row("a")))
     results = [tell(journal, ("a", label))[0] for label in (1, 1, 0, 0, 2)]
     assert [isinstance(result, Learnt) and result.new for result in results] == [True, False, True, False, True]
     assert history(journal.database) == [WNIDS[1], WNIDS[0], WNIDS[2]]
@@ -86,7 +86,7 @@ def test_the_last_word_wins_and_history_is_kept(journal: Journal) -> None:
 
 
 def test_a_word_is_taken_back(journal: Journal) -> None:
-    journal.put(row("a"))
+    journal.put(PackedRow.of(row("a")))
     results = [tell(journal, ("a", label))[0] for label in (None, 1, None, None)]
     assert [outcome(result) for result in results] == [None, WNIDS[1], None, None]
     assert [isinstance(result, Learnt) and result.new for result in results] == [False, True, True, False]
@@ -98,7 +98,7 @@ def test_a_word_is_taken_back(journal: Journal) -> None:
 
 def test_an_answer_about_a_given_box_can_be_told_of_and_is_not_counted(journal: Journal) -> None:
     for name, policy in (("a", GIVEN), ("b", "rescored")):
-        journal.put(row(name, answered_us=HOUR // 2, box_policy=policy))
+        journal.put(PackedRow.of(row(name, answered_us=HOUR // 2, box_policy=policy)))
     assert [outcome(result) for result in tell(journal, ("a", 0), ("b", 0))] == [WNIDS[0], WNIDS[0]]
     for asked in (Asked(), Asked(since=1, until=HOUR - 1)):
         told = experiment(journal.database, asked, Windows(24, 168))["backbones"]["b"]
@@ -119,7 +119,7 @@ def test_an_answer_about_a_given_box_can_be_told_of_and_is_not_counted(journal: 
 )
 def test_who_was_right(journal: Journal, plain: int, cropped: int | None, expected: dict[str, bool]) -> None:
     wnid = None if cropped is None else WNIDS[cropped]
-    journal.put(row("a", plain_wnid=WNIDS[plain], cropped_wnid=wnid, combined_wnid=WNIDS[5]))
+    journal.put(PackedRow.of(row("a", plain_wnid=WNIDS[plain], cropped_wnid=wnid, combined_wnid=WNIDS[5])))
     (learnt,) = tell(journal, ("a", 0))
     assert isinstance(learnt, Learnt)
     assert learnt.correct == expected
@@ -138,7 +138,7 @@ def test_arms_that_were_asked_for(
     journal: Journal, arms: dict[str, Any] | None, cropped: int | None, expected: dict[str, bool]
 ) -> None:
     """Without a crop, plain stands for them; an arm that could not be asked counts for nothing."""
-    journal.put(row("a", cropped_wnid=None if cropped is None else WNIDS[cropped], arms=arms))
+    journal.put(PackedRow.of(row("a", cropped_wnid=None if cropped is None else WNIDS[cropped], arms=arms)))
     (learnt,) = tell(journal, ("a", 0))
     assert isinstance(learnt, Learnt)
     assert learnt.correct is not None
@@ -155,8 +155,8 @@ def test_every_arm_has_its_bits() -> None:
 
 def test_one_batch_may_say_all_sorts(journal: Journal) -> None:
     for name in ("a", "b", "c"):
-        journal.put(row(name))
-    journal.put(row("other", label_space="of-another-machine"))
+        journal.put(PackedRow.of(row(name)))
+    journal.put(PackedRow.of(row("other", label_space="of-another-machine")))
     said: list[tuple[str, str | int]] = [("a", 1), ("x", 1), ("b", "nonsense\0"), ("a", 2), ("c", 3), ("other", 1)]
     said.append(("\0", 1))
     results = tell(journal, *said)
@@ -181,7 +181,7 @@ def test_it_waits_for_a_row_that_another_worker_still_writes(journal: Journal) -
         with journal.database.writing() as connection:
             insert_answers(connection, [row("late")])
 
-    journal.put(row("early"))
+    journal.put(PackedRow.of(row("early")))
     eventually(lambda: answers(journal.database))
     timer = threading.Timer(0.4, write)
     timer.start()
@@ -194,7 +194,7 @@ def test_an_unknown_id_is_known_at_once_where_no_row_waits(sqlite_file: Path, mo
     monkeypatch.setattr(feedbacks, "_WAIT_SECONDS", math.inf)
     told: list[int] = []
     journal = Journal(Database(f"sqlite:///{sqlite_file}"), 10, 0, lambda *_: None, told.append)
-    journal.put(row("a"))
+    journal.put(PackedRow.of(row("a")))
     eventually(lambda: told == [1, 0])
     assert [outcome(one) for one in tell(journal, ("x", 1), ("a", 1), waiting=0)] == [404, WNIDS[1]]
     journal.close()
@@ -232,7 +232,7 @@ def test_a_stopped_database_loses_no_row_and_no_feedback(postgresql_server: Post
         if number == 40:
             postgresql_server.start()
             eventually(lambda: not journal.away)
-        journal.put(row(str(number)))
+        journal.put(PackedRow.of(row(str(number))))
         try:
             if outcome(tell(journal, (str(max(0, number - 5)), number))[0]) == WNIDS[number]:
                 kept.append((str(max(0, number - 5)), WNIDS[number]))

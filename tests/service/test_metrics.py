@@ -1,3 +1,5 @@
+import asyncio
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +45,7 @@ def test_one_comparison_is_observed(served: Served, samples: dict[str, Photo]) -
     comparison = Pipeline(served).compare(samples["chelsea"], options)
     labels = {"backbone": comparison.backbone, "detector": comparison.detector, "outcome": comparison.outcome}
     before = value("comparisons_total", **labels)
-    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}))
+    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}).summary())
     assert value("comparisons_total", **labels) == before + 1
     assert value("box_score_count", detector=comparison.detector) >= 1
     assert value("stage_seconds_count", stage="total") >= 1
@@ -54,7 +56,7 @@ def test_a_given_box_says_nothing_of_the_detector(served: Served, samples: dict[
     comparison = Pipeline(served).compare(samples["chelsea"], options)
     labels = {"backbone": comparison.backbone, "detector": comparison.detector, "outcome": comparison.outcome}
     before = value("comparisons_total", **labels), value("stage_seconds_count", stage="total")
-    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}))
+    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}).summary())
     after = value("comparisons_total", **labels), value("stage_seconds_count", stage="total")
     assert after == (before[0], before[1] + 1)
 
@@ -75,7 +77,7 @@ def test_a_photo_is_a_batch_of_its_own_on_a_cpu(
     options = Options(box=box)
     comparison = Pipeline(served).compare(samples["chelsea"], options)
     detect, classify = batches("detect"), batches("classify")
-    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}))
+    metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}).summary())
     assert gained(detect, "detect") == detected
     assert gained(classify, "classify") == (len(comparison.batches), sum(comparison.batches))
 
@@ -91,7 +93,7 @@ def test_an_engine_that_batches_tells_of_its_batches(
     comparison = Pipeline(batching).compare(samples["chelsea"], Options())
     classify = batches("classify")
     engine.run(np.zeros((3, 224, 224, 3), np.uint8))
-    metrics.observe(Outcome(samples["chelsea"], comparison, Options(), {"total": 0.1}))
+    metrics.observe(Outcome(samples["chelsea"], comparison, Options(), {"total": 0.1}).summary())
     assert gained(classify, "classify") == (1, 3)
 
 
@@ -101,3 +103,34 @@ def test_reasons_are_bounded() -> None:
     assert value("rejected_total", reason="unreadable") >= 1
     assert value("rejected_total", reason="other") >= 3
     assert b"figureground_rejected_total" in metrics.exposition()
+
+
+def test_a_tally_counts_a_moment_later_or_when_it_is_asked(
+    served: Served, samples: dict[str, Photo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_TALLY_SECONDS", 0.01)
+    comparison = Pipeline(served).compare(samples["chelsea"], Options())
+    photo = Outcome(samples["chelsea"], comparison, Options(), {"total": 0.1}).summary()
+    packed = pickle.dumps(photo)
+
+    def counted() -> tuple[float, float]:
+        return value("stage_seconds_count", stage="total") - before, value("queue_depth")
+
+    async def main() -> None:
+        tally = metrics.Tally()
+        tally.waits(3)
+        tally.waits(2)
+        tally.add(packed)
+        tally.add(packed)
+        tally.count()
+        assert counted() == (2, 2)
+        tally.add(packed)
+        tally.waits(0)
+        assert counted() == (2, 2)
+        await asyncio.sleep(0.1)
+        assert counted() == (3, 0)
+        tally.count()
+        assert counted() == (3, 0)
+
+    before = value("stage_seconds_count", stage="total")
+    asyncio.run(main())

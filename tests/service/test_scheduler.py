@@ -2,11 +2,35 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from service.scheduler import DeadlinePassed, Draining, QueueFull, Scheduler
+from service.threads import Threads
+
+Work = Callable[[float], Any]
+
+
+def call(work: Work, waited: float) -> Any:
+    return work(waited)
+
+
+class Scheduled:
+    """A scheduler whose questions are functions, before so many threads."""
+
+    def __init__(self, threads: int, max_queue: int, on_depth: Callable[[int], object] | None = None) -> None:
+        self.threads = Threads(call, threads)
+        self.scheduler: Scheduler[Work, Any] = Scheduler(self.threads, max_queue, 100, on_depth)
+        self.check, self.stuck, self.drain = self.scheduler.check, self.scheduler.stuck, self.scheduler.drain
+
+    def run(self, work: Work, deadline: float, pixels: int = 0) -> asyncio.Future[Any]:
+        return self.scheduler.run(work, deadline, lambda answer: answer, pixels)
+
+    async def close(self) -> None:
+        await self.scheduler.close()
+        await self.threads.close()
 
 
 class Gate:
@@ -28,16 +52,8 @@ def depths() -> list[int]:
 
 
 @pytest.fixture
-def make(depths: list[int]) -> Iterator[Callable[[int, int], Scheduler]]:
-    made = []
-
-    def make(threads: int, max_queue: int) -> Scheduler:
-        made.append(Scheduler(threads, max_queue, 100, depths.append))
-        return made[-1]
-
-    yield make
-    for scheduler in made:
-        scheduler.close()
+def make(depths: list[int]) -> "Make":
+    return lambda threads, max_queue: Scheduled(threads, max_queue, depths.append)
 
 
 def soon(seconds: float = 10) -> float:
@@ -50,7 +66,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-Make = Callable[[int, int], Scheduler]
+Make = Callable[[int, int], Scheduled]
 
 
 def test_results_and_errors_come_back(make: Make) -> None:
@@ -61,6 +77,7 @@ def test_results_and_errors_come_back(make: Make) -> None:
         with pytest.raises(ZeroDivisionError):
             await scheduler.run(lambda _: 1 / 0, soon())
         assert await scheduler.run(lambda waited: waited, soon()) < 1
+        await scheduler.close()
 
     asyncio.run(main())
 
@@ -81,6 +98,7 @@ def test_no_more_than_max_queue_wait(make: Make, depths: list[int]) -> None:
         await running
         assert await waiting == "waited"
         scheduler.check()
+        await scheduler.close()
 
     asyncio.run(main())
     assert depths[-1] == 0
@@ -102,6 +120,7 @@ def test_no_more_than_max_pixels_wait(make: Make) -> None:
             await scheduler.run(gate.work, soon(), 1)
         gate.open.set()
         await asyncio.gather(*tasks)
+        await scheduler.close()
 
     asyncio.run(main())
 
@@ -117,6 +136,7 @@ def test_retry_after_follows_the_measured_rate(make: Make) -> None:
         gate.open.set()
         await asyncio.gather(*tasks)
         assert 6 <= full.value.retry_after <= 8
+        await scheduler.close()
 
     asyncio.run(main())
 
@@ -135,7 +155,7 @@ def test_a_job_whose_time_is_up_never_starts_and_frees_its_place(make: Make, dep
         await until(lambda: depths[-1] == 0)
         gate.open.set()
         await running
-        scheduler.close()
+        await scheduler.close()
         assert not started.is_set()
 
     asyncio.run(main())
@@ -151,6 +171,7 @@ def test_a_slot_is_freed_only_when_the_work_has_ended(make: Make) -> None:
         gate.open.set()
         await asyncio.sleep(0.1)
         assert await scheduler.run(lambda _: "free", soon()) == "free"
+        await scheduler.close()
 
     asyncio.run(main())
 
@@ -165,13 +186,14 @@ def test_draining_takes_no_request_and_finishes_the_accepted(make: Make) -> None
             scheduler.check()
         gate.open.set()
         await asyncio.gather(*accepted)
+        await scheduler.close()
 
     asyncio.run(main())
 
 
 def test_it_is_stuck_when_no_thread_ever_comes_back() -> None:
     async def main() -> None:
-        scheduler, gates = Scheduler(2, 2, 100), [Gate(), Gate()]
+        scheduler, gates = Scheduled(2, 2), [Gate(), Gate()]
         deadline = asyncio.get_running_loop().time() + 10
         jobs = []
         for number, gate in enumerate(gates):
@@ -184,6 +206,6 @@ def test_it_is_stuck_when_no_thread_ever_comes_back() -> None:
             gate.open.set()
         await asyncio.gather(*jobs)
         assert not scheduler.stuck(0)
-        await asyncio.to_thread(scheduler.close)
+        await scheduler.close()
 
     asyncio.run(main())

@@ -1,0 +1,252 @@
+"""Processes that work for this one, forked from it: they share what it has loaded, and each dies alone.
+
+Python runs in one thread of a process at a time, so that the threads of one wait for each other. And what ends a
+process, a fault in native code or the kernel's want of memory, ends all of its threads; here it costs one job. Only a
+question goes in, a photo's bytes and what is wanted of it, and only an answer comes out.
+"""
+
+import asyncio
+import io
+import logging
+import os
+import pickle
+import signal
+import socket
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, NoReturn, TypeVar, cast
+
+from models.outage import Outage
+from service.threads import Threads
+
+log = logging.getLogger("figureground.children")
+
+Q = TypeVar("Q", contravariant=True)
+A = TypeVar("A")
+
+_LENGTH = 8
+_START_SECONDS = 60
+
+
+class ChildLost(Exception):
+    """The process ended while it was at a job."""
+
+    def __init__(self, told: str = "The process that was at this photo has ended; try again in a moment.") -> None:
+        super().__init__(told)
+
+
+class Children(Generic[Q, A]):
+    """`work` is called in processes, with a question and the seconds that it waited.
+
+    To be made before this process has threads of Python: a process that has some cannot be forked safely. So the first
+    fork, the nursery, only waits and forks again whenever a child is wanted. A child that ends is replaced. While there
+    is none, and for a question that the fork does not know, `work` is called in threads of this process.
+    """
+
+    def __init__(self, work: Callable[[Q, float], A], number: int, knows: Callable[[Q], bool]) -> None:
+        self.number = number
+        self._knows = knows
+        self._threads = Threads(work, number)
+        self._idle: list[_Child] = []
+        self._busy: dict[asyncio.Future[A], _Child] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._outage = Outage(
+            log, logging.ERROR, "no process can be started, photos are worked on in threads", "processes start again"
+        )
+        self._control, theirs = socket.socketpair()
+        with warnings.catch_warnings():
+            # Of numpy's threads, which it stops before a fork.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._nursery = os.fork()
+        if self._nursery == 0:
+            _tend(theirs, work)
+        theirs.close()
+
+    async def open(self) -> None:
+        """Starts them all."""
+        async with asyncio.timeout(_START_SECONDS):
+            await asyncio.gather(*(self._add() for _ in range(self.number)))
+
+    def start(self, question: Q, waited: float) -> asyncio.Future[A]:
+        """As `service.scheduler.Hands`. The future raises `ChildLost`, and what `work` raises."""
+        if not self._idle or not self._knows(question):
+            return self._threads.start(question, waited)
+        # The one that was at work last, whose memory is still in the caches.
+        child = self._idle.pop()
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._busy[answer] = child
+        child.ask(pickle.dumps((question, waited)), partial(self._end, answer))
+        return answer
+
+    def give_up(self, work: asyncio.Future[A]) -> None:
+        if work in self._busy:
+            self._busy[work].kill()
+
+    async def close(self) -> None:
+        """Ends them all. Nothing may be started any more."""
+        self._closing = True
+        for child in [*self._idle, *self._busy.values()]:
+            child.transport.close()
+        for task in self._starting:
+            task.cancel()
+        self._control.close()
+        await self._threads.close()
+        with suppress(ChildProcessError):
+            await asyncio.to_thread(os.waitpid, self._nursery, 0)
+
+    def _end(self, answer: asyncio.Future[A], told: bytes) -> None:
+        """A child has answered; it gets the next question before this answer is looked at."""
+        self._idle.append(self._busy.pop(answer))
+        found, raised = pickle.loads(told)
+        if raised is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(raised)
+
+    async def _add(self) -> None:
+        """One more, or an outage."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+            _, child = await asyncio.get_running_loop().create_unix_connection(_Child, sock=ours)
+            await child.ready
+        except OSError as error:
+            ours.close()
+            self._outage.tell(str(error))
+            return
+        self._outage.tell(None)
+        child.on_lost = partial(self._replace, child)
+        self._idle.append(child)
+
+    def _replace(self, child: "_Child") -> None:
+        if child in self._idle:
+            self._idle.remove(child)
+        for answer in [answer for answer, busy in self._busy.items() if busy is child]:
+            del self._busy[answer]
+            answer.set_exception(ChildLost())
+        if not self._closing:
+            task = asyncio.get_running_loop().create_task(self._add())
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
+
+
+class _Child(asyncio.Protocol):
+    """Its connection. It tells its number first, and then answers one question after the other."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.on_lost: Callable[[], object] = lambda: None
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_message: Callable[[bytes], object] = self._tells_its_number
+        self._buffer = bytearray()
+
+    def ask(self, question: bytes, on_answer: Callable[[bytes], object]) -> None:
+        self._on_message = on_answer
+        # Copied, but in one piece, and sent at once.
+        self.transport.write(len(question).to_bytes(_LENGTH) + question)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(0)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) >= _LENGTH + int.from_bytes(self._buffer[:_LENGTH]):
+            message = bytes(self._buffer[_LENGTH:])
+            self._buffer.clear()
+            self._on_message(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if not self.ready.done():
+            self.ready.set_exception(ChildProcessError("it cannot be forked, or has ended at once"))
+        self.on_lost()
+
+    def _tells_its_number(self, told: bytes) -> None:
+        self._pid = int.from_bytes(told)
+        self.ready.set_result(None)
+
+
+def _tend(control: socket.socket, work: Callable[..., Any]) -> NoReturn:
+    """The nursery's life: until its parent ends, or closes."""
+    try:
+        _leave_parent(control.fileno())
+        # Nobody waits for its children: their ends are told by their connections.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while (descriptor := _wanted(control)) is not None:
+            if _is_child():
+                control.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _serve(socket.socket(fileno=descriptor).makefile("rwb"), work)
+                os._exit(0)
+            os.close(descriptor)
+        with suppress(ChildProcessError):
+            os.wait()  # for all of them, since their ends are ignored
+    except BaseException:
+        log.exception("a process for photos ends")
+    # Whatever the parent would do at its own end is not for its children.
+    os._exit(0)
+
+
+def _leave_parent(kept: int) -> None:
+    """What belongs to the parent: its ports and files, and its signals, which may be sent to all of a group."""
+    signal.set_wakeup_fd(-1)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _wanted(control: socket.socket) -> int | None:
+    """The descriptor of the next child's connection; None when there will be no other."""
+    word, descriptors, *_ = socket.recv_fds(control, 1, 1)
+    return descriptors[0] if word else None
+
+
+def _is_child() -> bool:
+    """After a fork, in both; only in the nursery where the system lets no other process be."""
+    try:
+        return os.fork() == 0
+    except OSError:
+        return False
+
+
+def _serve(parent: io.BufferedRWPair, work: Callable[..., Any]) -> None:
+    """A child's life: until its parent ends, or closes."""
+    told = os.getpid().to_bytes(_LENGTH)
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            parent.write(len(told).to_bytes(_LENGTH) + told)
+            parent.flush()
+            length = parent.read(_LENGTH)
+            if not length:
+                return
+            told = _answer(parent.read(int.from_bytes(length)), work)
+
+
+def _answer(question: bytes, work: Callable[..., Any]) -> bytes:
+    try:
+        return pickle.dumps((work(*pickle.loads(question)), None))
+    except Exception as error:
+        # Where it came from is lost on the way to the parent.
+        error.add_note(traceback.format_exc())
+        return _packed(error)
+
+
+def _packed(error: Exception) -> bytes:
+    """Not every exception can be packed, or unpacked again."""
+    try:
+        told = pickle.dumps((None, error))
+        pickle.loads(told)
+    except Exception:
+        return pickle.dumps((None, RuntimeError("".join(traceback.format_exception(error)))))
+    return told

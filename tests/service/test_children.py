@@ -1,0 +1,204 @@
+"""Processes that work for this one, and what becomes of a job when one of them ends."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import pytest
+
+from models.photo import UnreadablePhoto
+from models.trial import NoTrial
+from service.children import ChildLost, Children
+from service.running import family
+
+# What is to be done, and with what.
+Question: TypeAlias = tuple[str, Any]
+Asked: TypeAlias = Children[Question, Any]
+
+
+class Unpackable(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+RAISED: dict[str, Callable[[], Exception]] = {
+    "typed": lambda: UnreadablePhoto("no photo"),
+    "without arguments": NoTrial,
+    "unforeseen": lambda: ZeroDivisionError("by nothing"),
+    "unpackable": lambda: Unpackable(1, 2),
+}
+
+
+def work(question: Question, waited: float) -> Any:
+    do, what = question
+    match do:
+        case "pid":
+            time.sleep(what)
+            return os.getpid()
+        case "length":
+            return len(what)
+        case "raise":
+            raise RAISED[what]()
+        case "end":
+            os.kill(os.getpid(), what)
+    return waited
+
+
+def knows(question: Question) -> bool:
+    return question[0] != "unknown" and question[1] != "unknown"
+
+
+def completed(main: Callable[[Asked], Coroutine[Any, Any, None]], number: int = 2) -> None:
+    children: Asked = Children(work, number, knows)
+
+    async def opened() -> None:
+        async with asyncio.timeout(60):
+            try:
+                await children.open()
+                await main(children)
+            finally:
+                await children.close()
+
+    asyncio.run(opened())
+
+
+async def pids(children: Asked, number: int = 2) -> list[int]:
+    """Of so many that work at the same time."""
+    return await asyncio.gather(*(children.start(("pid", 0.2), 0) for _ in range(number)))
+
+
+def test_each_works_in_a_process_of_its_own() -> None:
+    async def main(children: Asked) -> None:
+        found = await pids(children, 3)
+        assert len({*found, os.getpid()}) == 4
+
+    completed(main, 3)
+
+
+def test_questions_and_answers_arrive_whole() -> None:
+    async def main(children: Asked) -> None:
+        assert await children.start(("waited", None), 0.5) == 0.5
+        sizes = [0, 1, 200_000, 30_000_000]
+        asked = [await children.start(("length", bytes(size)), 0) for size in sizes]
+        assert asked == sizes
+
+    completed(main)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("typed", UnreadablePhoto, "no photo"),
+        ("without arguments", NoTrial, "try again"),
+        ("unforeseen", ZeroDivisionError, "by nothing"),
+        ("unpackable", RuntimeError, "Unpackable: 1 and 2"),
+    ],
+)
+def test_errors_come_back_and_harm_nobody(name: str, kind: type[Exception], told: str) -> None:
+    async def main(children: Asked) -> None:
+        beside = children.start(("pid", 0.2), 0)
+        with pytest.raises(kind, match=told) as error:
+            await children.start(("raise", name), 0)
+        # Where it was raised is lost on the way but for this.
+        assert "in work" in "".join([*getattr(error.value, "__notes__", ()), str(error.value)])
+        assert await beside in await pids(children)
+
+    completed(main)
+
+
+@pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGSEGV])
+def test_one_that_ends_loses_its_own_job_alone_and_is_replaced(ends: signal.Signals) -> None:
+    async def main(children: Asked) -> None:
+        before = await pids(children)
+        beside = children.start(("pid", 0.5), 0)
+        with pytest.raises(ChildLost, match="try again"):
+            await children.start(("end", ends), 0)
+        assert await beside in before
+        after = await until_replaced(children, before)
+        assert len({*before, *after}) == 3
+
+    completed(main)
+
+
+def test_one_that_ends_without_a_job_is_replaced() -> None:
+    async def main(children: Asked) -> None:
+        before = await pids(children)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        after = await until_replaced(children, before)
+        assert len({*before, *after}) == 4
+
+    completed(main)
+
+
+async def until_replaced(children: Asked, before: list[int]) -> list[int]:
+    while True:
+        await asyncio.sleep(0.05)
+        with suppress(ChildLost):
+            after = await pids(children)
+            if after != before and os.getpid() not in after and len({*after}) == 2:
+                return after
+
+
+def test_one_that_is_given_up_is_ended() -> None:
+    async def main(children: Asked) -> None:
+        before = await pids(children)
+        work = children.start(("pid", 3600), 0)
+        await asyncio.sleep(0.1)
+        children.give_up(work)
+        with pytest.raises(ChildLost):
+            await work
+        await until_replaced(children, before)
+
+    completed(main)
+
+
+def test_signals_to_stop_are_not_for_them() -> None:
+    """They may be sent to all of a group; who stops is the parent."""
+
+    async def main(children: Asked) -> None:
+        before = await pids(children)
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
+        assert sorted(await pids(children)) == sorted(before)
+
+    completed(main)
+
+
+def test_what_the_fork_does_not_know_is_done_here() -> None:
+    async def main(children: Asked) -> None:
+        assert await children.start(("unknown", None), 0.25) == 0.25
+        children._knows = lambda _: False
+        assert await pids(children) == [os.getpid()] * 2
+
+    completed(main)
+
+
+def test_without_processes_the_work_is_done_here(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(children: Asked) -> None:
+        os.kill(children._nursery, signal.SIGKILL)
+        for pid in await pids(children):
+            os.kill(pid, signal.SIGKILL)
+        found: list[int] = []
+        while found != [os.getpid()] * 2:
+            # Until it is known here that they have ended.
+            with suppress(ChildLost):
+                found = await pids(children)
+
+    completed(main)
+    assert caplog.messages[0].startswith("no process can be started")
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays() -> Iterator[None]:
+    before = set(family(os.getpid()))
+    yield
+    deadline = time.monotonic() + 10
+    while set(family(os.getpid())) - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert set(family(os.getpid())) <= before
