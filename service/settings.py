@@ -14,8 +14,9 @@ from models.devices import may_have_gpu
 from service.cores import available_cores
 from service.database import parse_url
 
-# Above that, the threads of one process wait for each other's Python (`python -m loadtests.cores`).
-_CORES_A_WORKER = 8
+# Of a worker's processes, whose event loop has no time for many more, and of its threads, which wait for each other's
+# Python (`python -m loadtests.cores`).
+_CORES_A_WORKER, _CORES_OF_THREADS = 16, 8
 
 
 def _split(value: Any) -> Any:
@@ -84,15 +85,15 @@ class Settings(BaseSettings):
     workers: int = Field(
         0,
         ge=0,
-        description="Server processes; every one loads all models. 0 is one for about eight cores, and one on a GPU.",
+        description="Server processes; every one loads all models. 0 is one for about 16 cores, and one on a GPU.",
     )
     threads: int = Field(
         0, ge=0, description="Photos in work at once in one worker; 0 shares the available cores among the workers."
     )
     photo_processes: bool = Field(
         True,
-        description="Whether each of them has a process of its own, which shares the models, and not a thread; never on "
-        "a GPU, nor with models that run in torch.",
+        description="Whether each of them has a process of its own, which shares the models, and not a thread; never "
+        "on a GPU, nor with models that run in torch.",
     )
     max_queue: int = Field(64, ge=0, description="Photos that may wait for a thread in one worker; 429 beyond.")
     max_queue_pixels: int = Field(
@@ -165,7 +166,8 @@ class Settings(BaseSettings):
         if self.workers:
             return self.workers
         on_cpu = self.device == "cpu" or (self.device == "auto" and not may_have_gpu())
-        return max(1, round(available_cores() / _CORES_A_WORKER)) if on_cpu else 1
+        several = _CORES_A_WORKER if self.photo_processes and self.engine != "torch" else _CORES_OF_THREADS
+        return max(1, round(available_cores() / several)) if on_cpu else 1
 
     @property
     def worker_threads(self) -> int:

@@ -421,9 +421,11 @@ def test_a_worker_that_ends_is_replaced(ends: signal.Signals, small_server: Serv
     """The port stays open meanwhile: the other worker answers, or the one that drains does."""
     data = photo.read_bytes()
     before = small_server.workers()
-    its_own = before[0].children(recursive=True)
-    before[0].send_signal(ends)
     deadline = time.monotonic() + 60
+    # It may have just begun to start.
+    while len(its_own := before[0].children(recursive=True)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    before[0].send_signal(ends)
     while len(now := small_server.workers()) < 2 or before[0] in now:
         # The other one may have just begun to start itself.
         status = httpx.post(f"{small_server.url}/predict", files={"image": data}, timeout=60).status_code
