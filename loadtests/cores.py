@@ -2,10 +2,10 @@
 
 python -m loadtests.cores
 
-One event loop gives all photos of a worker to its processes; or to threads, of which one at a time runs Python. Here all
-that runs outside Python only waits, for as long as it takes (`loadtests.rivals.waiting_figureground`): each process is
-a core of its own as far as the photos are concerned, and what is lost is Python's share, all of which these few cores
-have to do. Memory and caches, which real cores share, are not seen here.
+One event loop gives all photos of a worker to its processes; or to threads, of which one at a time runs Python. Here
+all that runs outside Python only waits, for as long as it takes (`loadtests.rivals.waiting_figureground`): each process
+is a core of its own as far as the photos are concerned, and what is lost is Python's share, all of which these few
+cores have to do. Memory and caches, which real cores share, are not seen here.
 """
 
 import json
