@@ -14,8 +14,8 @@ import signal
 import socket
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -29,6 +29,7 @@ A = TypeVar("A")
 
 _LENGTH = 8
 _START_SECONDS = 60
+_AGAIN_SECONDS = 1.0
 
 
 class ChildLost(Exception):
@@ -67,9 +68,10 @@ class Children(Generic[Q, A]):
         theirs.close()
 
     async def open(self) -> None:
-        """Starts them all."""
-        async with asyncio.timeout(_START_SECONDS):
-            await asyncio.gather(*(self._add() for _ in range(self.number)))
+        """Starts them all; those that cannot be started yet are tried again later."""
+        for started in await asyncio.gather(*(self._add() for _ in range(self.number))):
+            if not started:
+                self._begin(self._keep_adding())
 
     def start(self, question: Q, waited: float) -> asyncio.Future[A]:
         """As `service.scheduler.Hands`. The future raises `ChildLost`, and what `work` raises."""
@@ -99,7 +101,6 @@ class Children(Generic[Q, A]):
             await asyncio.to_thread(os.waitpid, self._nursery, 0)
 
     def _end(self, answer: asyncio.Future[A], told: bytes) -> None:
-        """A child has answered; it gets the next question before this answer is looked at."""
         self._idle.append(self._busy.pop(answer))
         found, raised = pickle.loads(told)
         if raised is None:
@@ -107,21 +108,28 @@ class Children(Generic[Q, A]):
         else:
             answer.set_exception(raised)
 
-    async def _add(self) -> None:
-        """One more, or an outage."""
-        ours, theirs = socket.socketpair()
+    async def _add(self) -> bool:
+        """Whether there is one more."""
         try:
-            with theirs:
+            ours, theirs = socket.socketpair()
+            with theirs, _closed_on_error(ours):
                 socket.send_fds(self._control, [b"+"], [theirs.fileno()])
-            _, child = await asyncio.get_running_loop().create_unix_connection(_Child, sock=ours)
-            await child.ready
+                _, child = await asyncio.get_running_loop().create_unix_connection(_Child, sock=ours)
+            with _closed_on_error(child.transport):
+                await asyncio.wait_for(child.ready, _START_SECONDS)
         except OSError as error:
-            ours.close()
             self._outage.tell(str(error))
-            return
+            return False
         self._outage.tell(None)
-        child.on_lost = partial(self._replace, child)
         self._idle.append(child)
+        child.on_lost = partial(self._replace, child)
+        if child.lost:  # already
+            self._replace(child)
+        return True
+
+    async def _keep_adding(self) -> None:
+        while not await self._add():
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     def _replace(self, child: "_Child") -> None:
         if child in self._idle:
@@ -130,9 +138,21 @@ class Children(Generic[Q, A]):
             del self._busy[answer]
             answer.set_exception(ChildLost())
         if not self._closing:
-            task = asyncio.get_running_loop().create_task(self._add())
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            self._begin(self._keep_adding())
+
+    def _begin(self, starting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(starting)
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+
+@contextmanager
+def _closed_on_error(opened: socket.socket | asyncio.Transport) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise
 
 
 class _Child(asyncio.Protocol):
@@ -142,6 +162,7 @@ class _Child(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.on_lost: Callable[[], object] = lambda: None
+        self.lost = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_message: Callable[[bytes], object] = self._tells_its_number
         self._buffer = bytearray()
@@ -169,6 +190,7 @@ class _Child(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if not self.ready.done():
             self.ready.set_exception(ChildProcessError("it cannot be forked, or has ended at once"))
+        self.lost = True
         self.on_lost()
 
     def _tells_its_number(self, told: bytes) -> None:

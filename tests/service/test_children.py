@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -192,6 +193,43 @@ def test_without_processes_the_work_is_done_here(caplog: pytest.LogCaptureFixtur
 
     completed(main)
     assert caplog.messages[0].startswith("no process can be started")
+
+
+def test_processes_come_back_once_they_can(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("service.children._AGAIN_SECONDS", 0.1)
+    send = socket.send_fds
+    refused = OSError("no more processes")
+
+    def refuse(*_: object) -> int:
+        raise refused
+
+    async def main(children: Asked) -> None:
+        before = await pids(children)
+        monkeypatch.setattr(socket, "send_fds", refuse)
+        os.kill(before[0], signal.SIGKILL)
+        found: list[int] = []
+        while os.getpid() not in found:
+            # Until it is known here that one has ended.
+            with suppress(ChildLost):
+                found = await pids(children)
+        monkeypatch.setattr(socket, "send_fds", send)
+        await until_replaced(children, before)
+
+    completed(main)
+    assert [message.partition(":")[0] for message in caplog.messages if "process" in message] == [
+        "no process can be started, photos are worked on in threads",
+        "processes start again",
+    ]
+
+
+def test_closing_gives_up_those_that_are_starting() -> None:
+    async def main(children: Asked) -> None:
+        for pid in await pids(children):
+            os.kill(pid, signal.SIGKILL)
+        while children._idle:
+            await asyncio.sleep(0)
+
+    completed(main)
 
 
 @pytest.fixture(autouse=True)
