@@ -61,7 +61,7 @@ stage_seconds = Histogram("figureground_stage_seconds", "Seconds of one photo in
 batch_size = Histogram(
     "figureground_batch_size", "Photos, or views of them, in one batch.", ["stage"], buckets=(1, 2, 4, 8, 16, 32, 64)
 )
-queue_depth = Gauge("figureground_queue_depth", "Photos that wait for a thread.", multiprocess_mode="livesum")
+queue_depth = Gauge("figureground_queue_depth", "Photos that wait for their turn.", multiprocess_mode="livesum")
 comparisons = Counter("figureground_comparisons_total", "Photos compared.", ["backbone", "detector", "outcome"])
 confidence_shift = Histogram(
     "figureground_confidence_shift",

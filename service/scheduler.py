@@ -58,7 +58,7 @@ class _Job:
     pixels: int
     then: Callable[[Any], Any]
     future: asyncio.Future[Any]
-    timer: asyncio.TimerHandle
+    timer: asyncio.TimerHandle = field(init=False)
     queued: float = field(default_factory=time.perf_counter)
     started: float = 0.0
     work: asyncio.Future[Any] | None = None
@@ -110,15 +110,15 @@ class Scheduler(Generic[Q, A]):
         """
         self._check_room(pixels)
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        job = _Job(question, pixels, then, future, loop.call_at(deadline, self._is_late, future))
-        future.add_done_callback(partial(self._leave, job))
+        job = _Job(question, pixels, then, loop.create_future())
+        job.timer = loop.call_at(deadline, self._is_late, job)
+        job.future.add_done_callback(partial(self._leave, job))
         if len(self._working) < self._hands.number:
             self._start(job)
         else:
             self._waiting.append(job)
             self._count(pixels)
-        return future
+        return job.future
 
     def drain(self) -> None:
         """From now on `check` lets no request in; the jobs of those that it let in are still done."""
@@ -183,9 +183,8 @@ class Scheduler(Generic[Q, A]):
             self._waiting.remove(job)
             self._count(-job.pixels)
 
-    def _is_late(self, future: asyncio.Future[Any]) -> None:
-        if not future.done():
-            future.set_exception(DeadlinePassed(_TOO_LATE))
-        for job in self._working:
-            if job.future is future and job.work is not None:
-                self._hands.give_up(job.work)
+    def _is_late(self, job: _Job) -> None:
+        if not job.future.done():
+            job.future.set_exception(DeadlinePassed(_TOO_LATE))
+        if job.work is not None:
+            self._hands.give_up(job.work)

@@ -95,9 +95,9 @@ class Settings(BaseSettings):
         description="Whether each of them has a process of its own, which shares the models, and not a thread; never "
         "on a GPU, nor with models that run in torch.",
     )
-    max_queue: int = Field(64, ge=0, description="Photos that may wait for a thread in one worker; 429 beyond.")
+    max_queue: int = Field(64, ge=0, description="Photos that may wait in one worker; 429 beyond.")
     max_queue_pixels: int = Field(
-        1_000_000_000, ge=1, description="Pixels of all photos that may wait for a thread in one worker; 429 beyond."
+        1_000_000_000, ge=1, description="Pixels of all photos that may wait in one worker; 429 beyond."
     )
     max_batch: int = Field(16, ge=1, description="Most photos in one POST /predict/batch.")
     max_bytes: int = Field(20 * 2**20, ge=1, description="Largest photo file, in bytes.")

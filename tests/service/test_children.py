@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -118,8 +118,9 @@ def test_one_that_ends_loses_its_own_job_alone_and_is_replaced(ends: signal.Sign
         beside = children.start(("pid", 0.5), 0)
         with pytest.raises(ChildLost, match="try again"):
             await children.start(("end", ends), 0)
-        assert await beside in before
-        after = await until_replaced(children, before)
+        stayed = await beside
+        assert stayed in before
+        after = await until_replaced(children, set(before) - {stayed})
         assert len({*before, *after}) == 3
 
     completed(main)
@@ -136,24 +137,28 @@ def test_one_that_ends_without_a_job_is_replaced() -> None:
     completed(main)
 
 
-async def until_replaced(children: Asked, before: list[int]) -> list[int]:
+async def until(children: Asked, is_so: Callable[[list[int]], bool]) -> list[int]:
+    """Who works, once that is so: it takes a moment until it is known here that one has ended."""
     while True:
-        await asyncio.sleep(0.05)
         with suppress(ChildLost):
-            after = await pids(children)
-            if after != before and os.getpid() not in after and len({*after}) == 2:
-                return after
+            found = await pids(children)
+            if is_so(found):
+                return found
+
+
+async def until_replaced(children: Asked, ended: Iterable[int]) -> list[int]:
+    return await until(children, lambda found: len(set(found)) == 2 and not {*ended, os.getpid()} & set(found))
 
 
 def test_one_that_is_given_up_is_ended() -> None:
     async def main(children: Asked) -> None:
         before = await pids(children)
         work = children.start(("pid", 3600), 0)
-        await asyncio.sleep(0.1)
+        stayed = await children.start(("pid", 0.1), 0)
         children.give_up(work)
         with pytest.raises(ChildLost):
             await work
-        await until_replaced(children, before)
+        assert stayed in await until_replaced(children, set(before) - {stayed})
 
     completed(main)
 
@@ -185,11 +190,7 @@ def test_without_processes_the_work_is_done_here(caplog: pytest.LogCaptureFixtur
         os.kill(children._nursery, signal.SIGKILL)
         for pid in await pids(children):
             os.kill(pid, signal.SIGKILL)
-        found: list[int] = []
-        while found != [os.getpid()] * 2:
-            # Until it is known here that they have ended.
-            with suppress(ChildLost):
-                found = await pids(children)
+        await until(children, lambda found: found == [os.getpid()] * 2)
 
     completed(main)
     assert caplog.messages[0].startswith("no process can be started")
@@ -207,13 +208,9 @@ def test_processes_come_back_once_they_can(monkeypatch: pytest.MonkeyPatch, capl
         before = await pids(children)
         monkeypatch.setattr(socket, "send_fds", refuse)
         os.kill(before[0], signal.SIGKILL)
-        found: list[int] = []
-        while os.getpid() not in found:
-            # Until it is known here that one has ended.
-            with suppress(ChildLost):
-                found = await pids(children)
+        await until(children, lambda found: os.getpid() in found)
         monkeypatch.setattr(socket, "send_fds", send)
-        await until_replaced(children, before)
+        await until_replaced(children, before[:1])
 
     completed(main)
     assert [message.partition(":")[0] for message in caplog.messages if "process" in message] == [
@@ -226,7 +223,7 @@ def test_closing_gives_up_those_that_are_starting() -> None:
     async def main(children: Asked) -> None:
         for pid in await pids(children):
             os.kill(pid, signal.SIGKILL)
-        while children._idle:
+        while not children._starting:
             await asyncio.sleep(0)
 
     completed(main)

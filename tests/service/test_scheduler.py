@@ -209,3 +209,30 @@ def test_it_is_stuck_when_no_thread_ever_comes_back() -> None:
         await scheduler.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_work_that_is_late_is_given_up(make: Make, leaves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its client left before: else it could keep its hand for ever."""
+
+    async def main() -> None:
+        scheduler, gate = make(1, 0), Gate()
+        given_up: list[asyncio.Future[Any]] = []
+        monkeypatch.setattr(scheduler.threads, "give_up", given_up.append)
+        late = scheduler.run(gate.work, soon(0.2))
+        await until(gate.begun.is_set)
+        assert given_up == []
+        if leaves:
+            late.cancel()
+        await until(lambda: len(given_up) == 1)
+        gate.open.set()
+        await given_up[0]
+        with pytest.raises(asyncio.CancelledError if leaves else DeadlinePassed):
+            await late
+        on_time = scheduler.run(lambda _: "done", soon(0.2))
+        assert await on_time == "done"
+        await asyncio.sleep(0.3)
+        assert len(given_up) == 1
+        await scheduler.close()
+
+    asyncio.run(main())
