@@ -6,7 +6,6 @@ python -m loadtests.metrics
 import asyncio
 import json
 import os
-import pickle
 import statistics
 import tempfile
 import time
@@ -18,8 +17,6 @@ from rich.console import Console
 
 _RESULT = Path(__file__).parent / "results" / "metrics.json"
 _MOST = 0.01
-# As many as a service that is busy counts at once.
-_TOGETHER = 8
 
 
 async def _answers(scope: object, receive: object, send: object) -> None:  # noqa: ARG001
@@ -58,14 +55,12 @@ def main(
         scope = {"type": "http", "path": "/predict"}
 
         async def count() -> float:
-            tally, summary = metrics.Tally(), pickle.dumps(outcome.summary())
+            summary = outcome.summary()
             start = time.perf_counter()
-            for number in range(times):
-                tally.waits(1)
-                tally.waits(0)
-                tally.add(summary)
-                if number % _TOGETHER == 0:
-                    tally.count()
+            for _ in range(times):
+                metrics.queue_depth.set(1)
+                metrics.queue_depth.set(0)
+                metrics.observe(summary)
                 metrics.journal_waiting.set(1)
                 metrics.count_journal_rows("committed", 1)
                 await counter(scope, None, _nowhere)  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 """One photo's whole way, from its bytes to the answer's: in a thread, or in a process of its own."""
 
 import logging
-import pickle
 from dataclasses import dataclass
 
 from models.comparison import Options
@@ -9,7 +8,7 @@ from models.pipeline import Pipeline
 from models.trial import Trial
 from service import answers
 from service.journal import row_of
-from service.outcomes import Outcome, outcome_of
+from service.outcomes import Outcome, Summary, outcome_of
 from service.rows import PackedRow
 
 log = logging.getLogger("figureground.answering")
@@ -27,13 +26,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """`body` goes to the client, `row` to the journal: None where it keeps none, or no row could be made.
-
-    Both that and `summary`, a pickled `service.outcomes.Summary`, are unpacked later, many at once.
-    """
+    """`body` goes to the client, `row` to the journal: None where it keeps none, or no row could be made."""
 
     body: bytes
-    summary: bytes
+    summary: Summary
     row: PackedRow | None
 
 
@@ -54,7 +50,7 @@ class Answering:
             body = answers.as_png(outcome)
         else:
             body = answers.as_json(outcome, self.pipeline.served, question.request_id)
-        return Answered(body, pickle.dumps(outcome.summary()), row)
+        return Answered(body, outcome.summary(), row)
 
     def _row(self, outcome: Outcome, question: Question) -> PackedRow | None:
         """Never raises: what goes wrong here costs a row, not an answer."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import pickle
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -63,7 +62,6 @@ async def _models(request: Request) -> Response:
 
 
 async def _metrics(_: Request) -> Response:
-    pages.state.tally.count()
     return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.CONTENT_TYPE)
 
 
@@ -193,9 +191,8 @@ class Figureground:
         self.hands = self._hands(served)
         self.journal = _journal(chosen)
         pages.state.served, pages.state.journal = served, self.journal
-        self.tally = metrics.Tally()
-        self.scheduler = Scheduler(self.hands, chosen.max_queue, chosen.max_queue_pixels, self.tally.waits)
-        pages.state.scheduler, pages.state.tally = self.scheduler, self.tally
+        self.scheduler = Scheduler(self.hands, chosen.max_queue, chosen.max_queue_pixels, metrics.queue_depth.set)
+        pages.state.scheduler = self.scheduler
 
     @bentoml.on_deployment
     @staticmethod
@@ -222,7 +219,6 @@ class Figureground:
         await asyncio.to_thread(self.background.close)
         await self.scheduler.close()
         await self.hands.close()
-        self.tally.count()
         self.trial.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
@@ -303,9 +299,9 @@ class Figureground:
         trace = traces.current.get()
 
         def record(answered: Answered) -> bytes:
-            self.tally.add(answered.summary)
+            metrics.observe(answered.summary)
             if trace is not None:
-                trace.observe(pickle.loads(answered.summary), request_id)
+                trace.observe(answered.summary, request_id)
             if self.journal is not None:
                 self.journal.put(answered.row)
             return answered.body

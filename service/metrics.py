@@ -5,10 +5,8 @@ sets for its workers before they import this module. It has no exemplars then, a
 `service.workers`'.
 """
 
-import asyncio
 import math
 import os
-import pickle
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -39,7 +37,6 @@ _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 # Finest from 5 to 100 ms, where the stages of an idle machine are (`python -m loadtests.pipeline`).
 _MILLISECONDS = (1, 2.5, 5, 7.5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
 _SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
-_TALLY_SECONDS = 0.25
 _FRACTIONS = MEASURES["box_area_fraction"]
 _REASONS = {
     400: "unreadable",
@@ -231,43 +228,6 @@ def observe(photo: Summary) -> None:
     if photo.box_area is not None and photo.box_score is not None:
         labelled(box_area_fraction, photo.detector).observe(photo.box_area)
         labelled(box_score, photo.detector).observe(photo.box_score)
-
-
-class Tally:
-    """Photos, and how many wait, that are counted a moment later, and at the latest when somebody looks here.
-
-    Between two photos a processor that runs models forgets all else: to count many at once costs a fraction of each
-    one alone. For the event loop's thread.
-    """
-
-    def __init__(self) -> None:
-        self._photos: list[bytes] = []
-        self._depth: int | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, photo: bytes) -> None:
-        """A pickled `Summary`."""
-        self._photos.append(photo)
-        self._count_soon()
-
-    def waits(self, number: int) -> None:
-        """So many photos wait at present."""
-        self._depth = number
-        self._count_soon()
-
-    def count(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._depth is not None:
-            queue_depth.set(self._depth)
-        for photo in self._photos:
-            observe(pickle.loads(photo))
-        self._photos, self._depth = [], None
-
-    def _count_soon(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TALLY_SECONDS, self.count)
 
 
 class RequestCounter:

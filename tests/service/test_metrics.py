@@ -1,5 +1,3 @@
-import asyncio
-import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -103,34 +101,3 @@ def test_reasons_are_bounded() -> None:
     assert value("rejected_total", reason="unreadable") >= 1
     assert value("rejected_total", reason="other") >= 3
     assert b"figureground_rejected_total" in metrics.exposition()
-
-
-def test_a_tally_counts_a_moment_later_or_when_it_is_asked(
-    served: Served, samples: dict[str, Photo], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(metrics, "_TALLY_SECONDS", 0.01)
-    comparison = Pipeline(served).compare(samples["chelsea"], Options())
-    photo = Outcome(samples["chelsea"], comparison, Options(), {"total": 0.1}).summary()
-    packed = pickle.dumps(photo)
-
-    def counted() -> tuple[float, float]:
-        return value("stage_seconds_count", stage="total") - before, value("queue_depth")
-
-    async def main() -> None:
-        tally = metrics.Tally()
-        tally.waits(3)
-        tally.waits(2)
-        tally.add(packed)
-        tally.add(packed)
-        tally.count()
-        assert counted() == (2, 2)
-        tally.add(packed)
-        tally.waits(0)
-        assert counted() == (2, 2)
-        await asyncio.sleep(0.1)
-        assert counted() == (3, 0)
-        tally.count()
-        assert counted() == (3, 0)
-
-    before = value("stage_seconds_count", stage="total")
-    asyncio.run(main())
