@@ -10,6 +10,7 @@ from service import answers
 from service.journal import row_of
 from service.outcomes import Outcome, Summary, outcome_of
 from service.rows import PackedRow
+from service.scheduler import Turn
 
 log = logging.getLogger("figureground.answering")
 
@@ -42,9 +43,9 @@ class Answering:
     trial: Trial
     with_rows: bool
 
-    def __call__(self, question: Question, waited: float) -> Answered:
-        """After `waited` seconds in the queue. Raises as `service.outcomes.outcome_of` does."""
-        outcome = outcome_of(question.photo, question.options, self.pipeline, self.max_pixels, waited, self.trial)
+    def __call__(self, question: Question, turn: Turn) -> Answered:
+        """Raises as `service.outcomes.outcome_of` does."""
+        outcome = outcome_of(question.photo, question.options, self.pipeline, self.max_pixels, self.trial, *turn)
         row = self._row(outcome, question) if self.with_rows else None
         if question.png:
             body = answers.as_png(outcome)

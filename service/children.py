@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from models.outage import Outage
+from service.scheduler import Turn
 from service.threads import Threads
 
 log = logging.getLogger("figureground.children")
@@ -40,14 +41,14 @@ class ChildLost(Exception):
 
 
 class Children(Generic[Q, A]):
-    """`work` is called in processes, with a question and the seconds that it waited.
+    """`work` is called in processes, with a question and its turn.
 
     To be made before this process has threads of Python: a process that has some cannot be forked safely. So the first
     fork, the nursery, only waits and forks again whenever a child is wanted. A child that ends is replaced. While there
     is none, and for a question that the fork does not know, `work` is called in threads of this process.
     """
 
-    def __init__(self, work: Callable[[Q, float], A], number: int, knows: Callable[[Q], bool]) -> None:
+    def __init__(self, work: Callable[[Q, Turn], A], number: int, knows: Callable[[Q], bool]) -> None:
         self.number = number
         self._knows = knows
         self._threads = Threads(work, number)
@@ -73,15 +74,15 @@ class Children(Generic[Q, A]):
             if not started:
                 self._begin(self._keep_adding())
 
-    def start(self, question: Q, waited: float) -> asyncio.Future[A]:
+    def start(self, question: Q, turn: Turn) -> asyncio.Future[A]:
         """As `service.scheduler.Hands`. The future raises `ChildLost`, and what `work` raises."""
         if not self._idle or not self._knows(question):
-            return self._threads.start(question, waited)
+            return self._threads.start(question, turn)
         # The one that was at work last, whose memory is still in the caches.
         child = self._idle.pop()
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._busy[answer] = child
-        child.ask(pickle.dumps((question, waited)), partial(self._end, answer))
+        child.ask(pickle.dumps((question, turn)), partial(self._end, answer))
         return answer
 
     def give_up(self, work: asyncio.Future[A]) -> None:

@@ -59,10 +59,11 @@ def outcome_of(
     options: Options,
     pipeline: Pipeline,
     max_pixels: int,
-    waited: float = 0.0,
     trial: Trial | None = None,
+    waited: float = 0.0,
+    cores: int = 1,
 ) -> Outcome:
-    """From a file's bytes; `waited` are the seconds they have spent in a queue, `trial` is for those of strangers.
+    """From a file's bytes; `trial` is for those of strangers, `waited` are the seconds they have spent in a queue.
 
     Raises `models.photo.PhotoError`, `models.trial.NoTrial`, `models.served.UnservedChoice` and
     `models.pipeline.BoxOutsidePhoto`.
@@ -72,7 +73,7 @@ def outcome_of(
         trial.check(data)
     photo = read_photo(data, max_pixels)
     decoded = time.perf_counter()
-    comparison = pipeline.compare(photo, options)
+    comparison = pipeline.compare(photo, options, cores)
     seconds = {
         "decode": decoded - start,
         "queue": waited,

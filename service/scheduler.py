@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 Q = TypeVar("Q", contravariant=True)
 A = TypeVar("A")
@@ -34,13 +34,20 @@ class DeadlinePassed(Exception):
     """A job had not ended in time."""
 
 
+class Turn(NamedTuple):
+    """When and how a job is done: after `waited` seconds in the queue, on so many `cores`."""
+
+    waited: float
+    cores: int
+
+
 class Hands(Protocol[Q, A]):
     """Who does the work: threads, or processes. All is called in the event loop's thread."""
 
     number: int
 
-    def start(self, question: Q, waited: float) -> asyncio.Future[A]:
-        """Begin at once; `waited` are the seconds that the question has spent in the queue."""
+    def start(self, question: Q, turn: Turn) -> asyncio.Future[A]:
+        """Begin at once."""
 
     def give_up(self, work: asyncio.Future[A]) -> None:
         """Nobody waits for this any more; it may be ended before its time, where that is possible."""
@@ -68,7 +75,8 @@ class Scheduler(Generic[Q, A]):
     """Gives jobs to `hands` while at most `max_queue` others with together `max_pixels` wait.
 
     One job alone may have more than `max_pixels`. A hand is taken until its job has ended, whether or not somebody
-    still waits for the result. `on_depth` is told how many jobs wait, whenever that changes. For one event loop.
+    still waits for the result; a job that begins while others have nothing to do may use a share of their cores.
+    `on_depth` is told how many jobs wait, whenever that changes. For one event loop.
     """
 
     def __init__(
@@ -149,7 +157,8 @@ class Scheduler(Generic[Q, A]):
     def _start(self, job: _Job) -> None:
         job.started = time.perf_counter()
         self._working.add(job)
-        job.work = self._hands.start(job.question, job.started - job.queued)
+        cores = max(1, self._hands.number // len(self._working))
+        job.work = self._hands.start(job.question, Turn(job.started - job.queued, cores))
         job.work.add_done_callback(partial(self._end, job))
         # The photo shall not stay until the answer has been sent.
         job.question = None

@@ -5,20 +5,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from service.scheduler import Turn
+
 Q = TypeVar("Q", contravariant=True)
 A = TypeVar("A")
 
 
 class Threads(Generic[Q, A]):
-    """`work` is called with a question and the seconds that it waited."""
+    """As `service.scheduler.Hands`; `work` is called with a question and its turn."""
 
-    def __init__(self, work: Callable[[Q, float], A], number: int) -> None:
+    def __init__(self, work: Callable[[Q, Turn], A], number: int) -> None:
         self.number = number
         self._work = work
         self._pool = ThreadPoolExecutor(number, "photo")
 
-    def start(self, question: Q, waited: float) -> asyncio.Future[A]:
-        return asyncio.get_running_loop().run_in_executor(self._pool, self._work, question, waited)
+    def start(self, question: Q, turn: Turn) -> asyncio.Future[A]:
+        return asyncio.get_running_loop().run_in_executor(self._pool, self._work, question, turn)
 
     def give_up(self, work: asyncio.Future[A]) -> None:
         """A thread cannot be ended."""

@@ -1,4 +1,6 @@
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -27,13 +29,18 @@ RULE = FusionRule()
 
 
 class Counting:
-    """An engine that counts the rows it is given."""
+    """An engine that counts the rows it is given, in any thread."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.name, self.device, self.rows = engine, engine.name, engine.device, 0
+        self.engine, self.name, self.device = engine, engine.name, engine.device
+        self.batches: list[int] = []
+
+    @property
+    def rows(self) -> int:
+        return sum(self.batches)
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
-        self.rows += len(inputs[0])
+        self.batches.append(len(inputs[0]))
         return self.engine.run(*inputs)
 
 
@@ -419,6 +426,82 @@ def test_several_threads_at_once(pipeline: Pipeline, samples: Mapping[str, Photo
         together = list(pool.map(lambda index: pipeline.compare(photos[index % 3], Options(min_score=0)), range(9)))
     for index, found in enumerate(together):
         assert_same(found, alone[index % 3])
+
+
+@pytest.mark.parametrize("cores", [2, 5])
+@pytest.mark.parametrize(
+    "options", [Options(min_score=0), Options(min_score=1), Options(box=(9, 9, 90, 90), arms=ARMS), Options(arms=ARMS)]
+)
+def test_cores_to_spare_change_no_answer(
+    options: Options, cores: int, served: Served, samples: Mapping[str, Photo]
+) -> None:
+    """And cost no more work."""
+    classifier = served.classifier(None)
+    counting = Counting(classifier.engine)
+    pipeline = Pipeline(replace(served, backbones={LITE0: replace(classifier, engine=counting)}))
+    photos = [samples[name] for name in ("chelsea", "coffee", "rocket")]
+    alone = pipeline.compare_all(photos, [options] * 3)
+    rows = counting.rows
+    for found, expected in zip(pipeline.compare_all(photos, [options] * 3, cores), alone, strict=True):
+        assert_same(found, expected)
+        assert sum(found.batches) == sum(expected.batches) == rows
+    assert counting.rows == 2 * rows
+
+
+class Doing:
+    """An engine that does something first."""
+
+    def __init__(self, engine: Engine, first: Callable[[], object], device: str = "cpu") -> None:
+        self.engine, self.name, self.device, self.first = engine, engine.name, device, first
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        self.first()
+        return self.engine.run(*inputs)
+
+
+def doing(served: Served, detector: Callable[[], object], classifier: Callable[[], object]) -> Pipeline:
+    """The same models, which do something before each forward."""
+    finder, backbone = served.detector(None), served.classifier(None)
+    assert isinstance(finder, LoadedFcos)
+    finders = {"fcos_random": replace(finder, engine=Doing(finder.engine, detector))}
+    return Pipeline(Served({LITE0: replace(backbone, engine=Doing(backbone.engine, classifier))}, finders, {}))
+
+
+def test_with_cores_to_spare_the_classifier_does_not_wait_for_the_detector(
+    served: Served, samples: Mapping[str, Photo]
+) -> None:
+    asked = threading.Event()
+    assert doing(served, lambda: asked.wait(30), asked.set).compare(samples["coffee"], Options(), cores=2).plain
+    assert asked.is_set()
+
+
+def test_on_a_gpu_plain_and_crop_share_a_batch_always(served: Served, samples: Mapping[str, Photo]) -> None:
+    backbone = served.classifier(None)
+    on_gpu = replace(backbone, engine=Doing(backbone.engine, lambda: None, "cuda:0"))
+    pipeline = Pipeline(replace(served, backbones={LITE0: on_gpu}))
+    assert pipeline.compare(samples["coffee"], Options(min_score=0), cores=2).batches[0] == 2
+
+
+def test_an_error_waits_for_what_is_done_meanwhile(served: Served, samples: Mapping[str, Photo]) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        begun.set()
+        time.sleep(0.1)
+        ended.set()
+
+    def fail() -> None:
+        assert begun.wait(30)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        doing(served, fail, slowly).compare(samples["coffee"], Options(), cores=2)
+    assert ended.is_set()
+
+
+def test_an_error_of_what_is_done_meanwhile(served: Served, samples: Mapping[str, Photo]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        doing(served, lambda: None, lambda: 1 / 0).compare(samples["coffee"], Options(min_score=1), cores=2)
 
 
 @pytest.mark.parametrize(("name", "label"), [("coffee", "espresso"), ("motorcycle_left", "moped"), ("flower", "daisy")])

@@ -11,6 +11,9 @@ from models.served import Served
 from models.trial import Trial
 from service import answering
 from service.answering import Answering, Question
+from service.scheduler import Turn
+
+NOW = Turn(waited=0, cores=1)
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def data(photo: Path) -> bytes:
 
 @pytest.mark.parametrize("with_rows", [False, True])
 def test_an_answer_has_its_summary_and_its_row(make: Any, data: bytes, with_rows: bool) -> None:
-    answered = make(with_rows)(Question(data, Options(), "abc"), 0.5)
+    answered = make(with_rows)(Question(data, Options(), "abc"), Turn(0.5, 1))
     answer, summary = orjson.loads(answered.body), answered.summary
     assert answer["request_id"] == "abc"
     assert answer["timings_ms"]["queue"] == 500
@@ -40,14 +43,14 @@ def test_an_answer_has_its_summary_and_its_row(make: Any, data: bytes, with_rows
 
 
 def test_a_picture_is_a_png(make: Any, data: bytes) -> None:
-    assert make(False)(Question(data, Options(), "abc", png=True), 0).body.startswith(b"\x89PNG")
+    assert make(False)(Question(data, Options(), "abc", png=True), NOW).body.startswith(b"\x89PNG")
 
 
 def test_what_makes_no_row_is_answered_all_the_same(
     make: Any, data: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(answering, "row_of", lambda *_: 1 / 0)
-    answered = make(True)(Question(data, Options(), "abc"), 0)
+    answered = make(True)(Question(data, Options(), "abc"), NOW)
     assert answered.row is None
     assert orjson.loads(answered.body)["plain"]
     assert "makes no row" in caplog.text
@@ -55,4 +58,4 @@ def test_what_makes_no_row_is_answered_all_the_same(
 
 def test_no_photo_is_an_error(make: Any, data: bytes) -> None:
     with pytest.raises(UnreadablePhoto):
-        make(True)(Question(data[:1000], Options(), "abc"), 0)
+        make(True)(Question(data[:1000], Options(), "abc"), NOW)

@@ -15,6 +15,7 @@ from models.photo import UnreadablePhoto
 from models.trial import NoTrial
 from service.children import ChildLost, Children
 from service.running import family
+from service.scheduler import Turn
 
 # What is to be done, and with what.
 Question: TypeAlias = tuple[str, Any]
@@ -34,7 +35,10 @@ RAISED: dict[str, Callable[[], Exception]] = {
 }
 
 
-def work(question: Question, waited: float) -> Any:
+NOW = Turn(waited=0, cores=1)
+
+
+def work(question: Question, turn: Turn) -> Any:
     do, what = question
     match do:
         case "pid":
@@ -46,7 +50,7 @@ def work(question: Question, waited: float) -> Any:
             raise RAISED[what]()
         case "end":
             os.kill(os.getpid(), what)
-    return waited
+    return turn
 
 
 def knows(question: Question) -> bool:
@@ -69,7 +73,7 @@ def completed(main: Callable[[Asked], Coroutine[Any, Any, None]], number: int = 
 
 async def pids(children: Asked, number: int = 2) -> list[int]:
     """Of so many that work at the same time."""
-    return await asyncio.gather(*(children.start(("pid", 0.2), 0) for _ in range(number)))
+    return await asyncio.gather(*(children.start(("pid", 0.2), NOW) for _ in range(number)))
 
 
 def test_each_works_in_a_process_of_its_own() -> None:
@@ -82,9 +86,9 @@ def test_each_works_in_a_process_of_its_own() -> None:
 
 def test_questions_and_answers_arrive_whole() -> None:
     async def main(children: Asked) -> None:
-        assert await children.start(("waited", None), 0.5) == 0.5
+        assert await children.start(("turn", None), Turn(0.5, 3)) == (0.5, 3)
         sizes = [0, 1, 200_000, 30_000_000]
-        asked = [await children.start(("length", bytes(size)), 0) for size in sizes]
+        asked = [await children.start(("length", bytes(size)), NOW) for size in sizes]
         assert asked == sizes
 
     completed(main)
@@ -101,9 +105,9 @@ def test_questions_and_answers_arrive_whole() -> None:
 )
 def test_errors_come_back_and_harm_nobody(name: str, kind: type[Exception], told: str) -> None:
     async def main(children: Asked) -> None:
-        beside = children.start(("pid", 0.2), 0)
+        beside = children.start(("pid", 0.2), NOW)
         with pytest.raises(kind, match=told) as error:
-            await children.start(("raise", name), 0)
+            await children.start(("raise", name), NOW)
         # Where it was raised is lost on the way but for this.
         assert "in work" in "".join([*getattr(error.value, "__notes__", ()), str(error.value)])
         assert await beside in await pids(children)
@@ -115,9 +119,9 @@ def test_errors_come_back_and_harm_nobody(name: str, kind: type[Exception], told
 def test_one_that_ends_loses_its_own_job_alone_and_is_replaced(ends: signal.Signals) -> None:
     async def main(children: Asked) -> None:
         before = await pids(children)
-        beside = children.start(("pid", 0.5), 0)
+        beside = children.start(("pid", 0.5), NOW)
         with pytest.raises(ChildLost, match="try again"):
-            await children.start(("end", ends), 0)
+            await children.start(("end", ends), NOW)
         stayed = await beside
         assert stayed in before
         after = await until_replaced(children, set(before) - {stayed})
@@ -153,8 +157,8 @@ async def until_replaced(children: Asked, ended: Iterable[int]) -> list[int]:
 def test_one_that_is_given_up_is_ended() -> None:
     async def main(children: Asked) -> None:
         before = await pids(children)
-        work = children.start(("pid", 3600), 0)
-        stayed = await children.start(("pid", 0.1), 0)
+        work = children.start(("pid", 3600), NOW)
+        stayed = await children.start(("pid", 0.1), NOW)
         children.give_up(work)
         with pytest.raises(ChildLost):
             await work
@@ -178,7 +182,7 @@ def test_signals_to_stop_are_not_for_them() -> None:
 
 def test_what_the_fork_does_not_know_is_done_here() -> None:
     async def main(children: Asked) -> None:
-        assert await children.start(("unknown", None), 0.25) == 0.25
+        assert await children.start(("unknown", None), Turn(0.25, 3)) == (0.25, 3)
         children._knows = lambda _: False
         assert await pids(children) == [os.getpid()] * 2
 

@@ -1,5 +1,4 @@
 import asyncio
-import functools
 import threading
 import time
 from collections.abc import Callable
@@ -7,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from service.scheduler import DeadlinePassed, Draining, QueueFull, Scheduler
+from service.scheduler import DeadlinePassed, Draining, QueueFull, Scheduler, Turn
 from service.threads import Threads
 
-Work = Callable[[float], Any]
+Work = Callable[[Turn], Any]
 
 
-def call(work: Work, waited: float) -> Any:
-    return work(waited)
+def call(work: Work, turn: Turn) -> Any:
+    return work(turn)
 
 
 class Scheduled:
@@ -40,10 +39,10 @@ class Gate:
         self.begun = threading.Event()
         self.open = threading.Event()
 
-    def work(self, waited: float) -> float:
+    def work(self, turn: Turn) -> Turn:
         self.begun.set()
         assert self.open.wait(10)
-        return waited
+        return turn
 
 
 @pytest.fixture
@@ -72,11 +71,28 @@ Make = Callable[[int, int], Scheduled]
 def test_results_and_errors_come_back(make: Make) -> None:
     async def main() -> None:
         scheduler = make(2, 4)
-        jobs = [scheduler.run(functools.partial(min, 1), soon()) for _ in range(4)]
-        assert all(waited < 1 for waited in await asyncio.gather(*jobs))
+        jobs = [scheduler.run(lambda turn: turn, soon()) for _ in range(4)]
+        assert all(turn.waited < 1 for turn in await asyncio.gather(*jobs))
         with pytest.raises(ZeroDivisionError):
             await scheduler.run(lambda _: 1 / 0, soon())
-        assert await scheduler.run(lambda waited: waited, soon()) < 1
+        assert await scheduler.run(lambda turn: turn.waited, soon()) < 1
+        await scheduler.close()
+
+    asyncio.run(main())
+
+
+def test_a_job_has_its_share_of_the_idle_cores(make: Make) -> None:
+    async def main() -> None:
+        scheduler, gates = make(4, 9), [Gate() for _ in range(5)]
+        jobs = []
+        for gate in gates[:4]:
+            jobs.append(scheduler.run(gate.work, soon()))
+            await until(gate.begun.is_set)
+        jobs.append(scheduler.run(gates[4].work, soon()))
+        for gate in gates:
+            gate.open.set()
+        # The last one begins when another ends.
+        assert [turn.cores for turn in await asyncio.gather(*jobs)] == [4, 2, 1, 1, 1]
         await scheduler.close()
 
     asyncio.run(main())
