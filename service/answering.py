@@ -1,7 +1,9 @@
 """One photo's whole way, from its bytes to the answer's: in a thread, or in a process of its own."""
 
 import logging
+import pickle
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from models.comparison import Options
 from models.pipeline import Pipeline
@@ -25,13 +27,26 @@ class Question:
     png: bool = False
 
 
-@dataclass(frozen=True)
-class Answered:
-    """`body` goes to the client, `row` to the journal: None where it keeps none, or no row could be made."""
+class Record(NamedTuple):
+    """What is kept of an answer; `row` goes to the journal: None where there is none, or no row could be made."""
 
-    body: bytes
     summary: Summary
     row: PackedRow | None
+
+
+class Answered(NamedTuple):
+    """`body` goes to the client, `record` is a `Record`, packed: it is looked at once the client has its answer."""
+
+    body: bytes
+    record: bytes
+
+    @classmethod
+    def of(cls, body: bytes, record: Record) -> Self:
+        return cls(body, pickle.dumps(record))
+
+    def recorded(self) -> Record:
+        found: Record = pickle.loads(self.record)
+        return found
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class Answering:
             body = answers.as_png(outcome)
         else:
             body = answers.as_json(outcome, self.pipeline.served, question.request_id)
-        return Answered(body, outcome.summary(), row)
+        return Answered.of(body, Record(outcome.summary(), row))
 
     def _row(self, outcome: Outcome, question: Question) -> PackedRow | None:
         """Never raises: what goes wrong here costs a row, not an answer."""

@@ -256,8 +256,8 @@ class Figureground:
         self.pipeline.check(upload.options)
         png = wants_png(request.headers.get("accept", ""))
         answer = self._answer(upload.photos[0], upload.options, request.state.request_id, deadline, png)
-        body = await while_connected(request, answer)
-        return Response(body, media_type="image/png" if png else "application/json")
+        answered = await while_connected(request, answer)
+        return Response(answered.body, media_type="image/png" if png else "application/json")
 
     @bentoml.api(input_spec=BatchFields, output_spec=dict, route="/predict/batch")
     async def predict_batch(self, request: Request) -> Response:
@@ -274,7 +274,7 @@ class Figureground:
             request_id = f"{request.state.request_id}-{number}"
             async with gate:
                 try:
-                    return await self._answer(photo, upload.options, request_id, deadline)
+                    return (await self._answer(photo, upload.options, request_id, deadline)).body
                 except Exception as error:
                     return b'{"error":' + refused(error, request_id) + b"}"
 
@@ -292,19 +292,19 @@ class Figureground:
 
     def _answer(
         self, photo: bytes | None, options: Options, request_id: str, deadline: float, png: bool = False
-    ) -> asyncio.Future[bytes]:
+    ) -> asyncio.Future[Answered]:
         """One photo's whole way. Raises `Problem` and `QueueFull`."""
         if photo is None:
             raise too_many_bytes(self.limits.photo_bytes)
         trace = traces.current.get()
 
-        def record(answered: Answered) -> bytes:
-            metrics.observe(answered.summary)
+        def record(answered: Answered) -> None:
+            summary, row = answered.recorded()
+            metrics.observe(summary)
             if trace is not None:
-                trace.observe(answered.summary, request_id)
+                trace.observe(summary, request_id)
             if self.journal is not None:
-                self.journal.put(answered.row)
-            return answered.body
+                self.journal.put(row)
 
         question = Question(photo, options, request_id, png)
         return self.scheduler.run(question, deadline, record, self._pixels(photo))

@@ -44,8 +44,9 @@ class Children(Generic[Q, A]):
     """`work` is called in processes, with a question and its turn.
 
     To be made before this process has threads of Python: a process that has some cannot be forked safely. So the first
-    fork, the nursery, only waits and forks again whenever a child is wanted. A child that ends is replaced. While there
-    is none, and for a question that the fork does not know, `work` is called in threads of this process.
+    fork, the nursery, only waits and forks again whenever a child is wanted. A child that ends is replaced, and a job
+    waits for the next one: what ended the last may end whoever is asked. Only while no process can be started, and
+    for a question that the fork does not know, `work` is called in threads of this process.
     """
 
     def __init__(self, work: Callable[[Q, Turn], A], number: int, knows: Callable[[Q], bool]) -> None:
@@ -54,6 +55,7 @@ class Children(Generic[Q, A]):
         self._threads = Threads(work, number)
         self._idle: list[_Child] = []
         self._busy: dict[asyncio.Future[A], _Child] = {}
+        self._unasked: dict[asyncio.Future[A], tuple[Q, Turn]] = {}
         self._starting: set[asyncio.Task[None]] = set()
         self._closing = False
         self._outage = Outage(
@@ -72,22 +74,24 @@ class Children(Generic[Q, A]):
         """Starts them all; those that cannot be started yet are tried again later."""
         for started in await asyncio.gather(*(self._add() for _ in range(self.number))):
             if not started:
-                self._begin(self._keep_adding())
+                self._begin(self._keep_adding(_AGAIN_SECONDS))
 
     def start(self, question: Q, turn: Turn) -> asyncio.Future[A]:
         """As `service.scheduler.Hands`. The future raises `ChildLost`, and what `work` raises."""
-        if not self._idle or not self._knows(question):
+        if not self._knows(question) or (not self._idle and self._outage.away):
             return self._threads.start(question, turn)
-        # The one that was at work last, whose memory is still in the caches.
-        child = self._idle.pop()
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._busy[answer] = child
-        child.ask(pickle.dumps((question, turn)), partial(self._end, answer))
+        self._unasked[answer] = question, turn
+        if self._idle:
+            # The one that was at work last, whose memory is still in the caches.
+            self._employ(self._idle.pop())
         return answer
 
     def give_up(self, work: asyncio.Future[A]) -> None:
         if work in self._busy:
             self._busy[work].kill()
+        elif self._unasked.pop(work, None):
+            work.set_exception(ChildLost())
 
     async def close(self) -> None:
         """Ends them all. Nothing may be started any more."""
@@ -101,8 +105,17 @@ class Children(Generic[Q, A]):
         with suppress(ChildProcessError):
             await asyncio.to_thread(os.waitpid, self._nursery, 0)
 
+    def _employ(self, child: "_Child") -> None:
+        """At the job that has waited longest, if there is one."""
+        if not self._unasked:
+            self._idle.append(child)
+            return
+        answer = next(iter(self._unasked))
+        self._busy[answer] = child
+        child.ask(pickle.dumps(self._unasked.pop(answer)), partial(self._end, answer))
+
     def _end(self, answer: asyncio.Future[A], told: bytes) -> None:
-        self._idle.append(self._busy.pop(answer))
+        self._employ(self._busy.pop(answer))
         found, raised = pickle.loads(told)
         if raised is None:
             answer.set_result(found)
@@ -120,15 +133,24 @@ class Children(Generic[Q, A]):
                 await asyncio.wait_for(child.ready, _START_SECONDS)
         except OSError as error:
             self._outage.tell(str(error))
+            self._work_in_threads()
             return False
         self._outage.tell(None)
-        self._idle.append(child)
         child.on_lost = partial(self._replace, child)
         if child.lost:  # already
             self._replace(child)
+        else:
+            self._employ(child)
         return True
 
-    async def _keep_adding(self) -> None:
+    def _work_in_threads(self) -> None:
+        """What waits for a process."""
+        for answer, asked in self._unasked.items():
+            self._threads.start(*asked).add_done_callback(partial(_hand_on, answer))
+        self._unasked.clear()
+
+    async def _keep_adding(self, pause: float) -> None:
+        await asyncio.sleep(pause)
         while not await self._add():
             await asyncio.sleep(_AGAIN_SECONDS)
 
@@ -139,12 +161,20 @@ class Children(Generic[Q, A]):
             del self._busy[answer]
             answer.set_exception(ChildLost())
         if not self._closing:
-            self._begin(self._keep_adding())
+            # What ends before it was asked anything may go on doing so.
+            self._begin(self._keep_adding(0 if child.asked else _AGAIN_SECONDS))
 
     def _begin(self, starting: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(starting)
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
+
+
+def _hand_on(answer: asyncio.Future[A], work: asyncio.Future[A]) -> None:
+    if (error := work.exception()) is None:
+        answer.set_result(work.result())
+    else:
+        answer.set_exception(error)
 
 
 @contextmanager
@@ -163,13 +193,13 @@ class _Child(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.on_lost: Callable[[], object] = lambda: None
-        self.lost = False
+        self.lost = self.asked = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_message: Callable[[bytes], object] = self._tells_its_number
         self._buffer = bytearray()
 
     def ask(self, question: bytes, on_answer: Callable[[bytes], object]) -> None:
-        self._on_message = on_answer
+        self._on_message, self.asked = on_answer, True
         # Copied, but in one piece, and sent at once.
         self.transport.write(len(question).to_bytes(_LENGTH) + question)
 

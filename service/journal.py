@@ -211,7 +211,7 @@ def _prune_hour(connection: Connection, hour: int) -> None:
 
 
 def row_of(outcome: Outcome, served: Served, request_id: str, photo: bytes) -> Row:
-    """A row of `Answer`, answered now; of `photo`, the file's bytes, only the hash."""
+    """A row of `Answer`; of `photo`, the file's bytes, only the hash."""
     comparison, space = outcome.comparison, outcome.comparison.label_space
     box = comparison.box
     arms = {arm: None if found is None else _first(found, space) for arm, found in comparison.arms.items()}
@@ -219,7 +219,7 @@ def row_of(outcome: Outcome, served: Served, request_id: str, photo: bytes) -> R
     first = {"plain": comparison.plain, "cropped": comparison.cropped, "combined": comparison.combined}
     row: Row = {
         "request_id": request_id,
-        "answered_us": time.time_ns() // 1000,
+        "answered_us": outcome.ended_ns // 1000,
         "backbone": comparison.backbone,
         "backbone_sha256": served.classifier(comparison.backbone).model.sha256,
         "detector": comparison.detector,

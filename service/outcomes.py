@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from models.comparison import Comparison, ComparisonOutcome, Options
 from models.photo import Photo, read_photo
@@ -12,12 +12,16 @@ from models.trial import Trial
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was found in one photo; `seconds` by stage: decode, queue, detect, crop, classify, total."""
+    """What was found in one photo; `seconds` by stage: decode, queue, detect, crop, classify, total.
+
+    `ended_ns` is when, in nanoseconds since 1970.
+    """
 
     photo: Photo
     comparison: Comparison
     options: Options
     seconds: Mapping[str, float]
+    ended_ns: int = field(default_factory=time.time_ns)
 
     def summary(self) -> "Summary":
         comparison, box = self.comparison, self.comparison.box
@@ -28,6 +32,7 @@ class Outcome:
             outcome=comparison.outcome,
             given_box=self.options.box is not None,
             seconds=self.seconds,
+            ended_ns=self.ended_ns,
             batches=comparison.batches,
             shift=None if cropped is None else cropped.confidence - comparison.plain.confidence,
             box_area=None if box is None else box.area_fraction,
@@ -39,8 +44,9 @@ class Outcome:
 class Summary:
     """What is counted of an outcome, without its pixels and probabilities.
 
-    `seconds` by stage; `batches` are the classifier's sizes, in views; `shift` is the first probability of the cropped
-    photo minus that of the plain one; `box_area` is the first box's share of the photo. `given_box`: by the request.
+    `seconds` and `ended_ns` as of an `Outcome`; `batches` are the classifier's sizes, in views; `shift` is the first
+    probability of the cropped photo minus that of the plain one; `box_area` is the first box's share of the photo.
+    `given_box`: by the request.
     """
 
     backbone: str
@@ -48,6 +54,7 @@ class Summary:
     outcome: ComparisonOutcome
     given_box: bool
     seconds: Mapping[str, float]
+    ended_ns: int
     batches: tuple[int, ...]
     shift: float | None
     box_area: float | None

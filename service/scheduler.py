@@ -11,10 +11,11 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 Q = TypeVar("Q", contravariant=True)
 A = TypeVar("A")
-R = TypeVar("R")
 
 # The weight of the latest job in the running average of seconds a job.
 _LATEST = 0.1
+# A client that was answered so lately, in seconds, may be about to ask again.
+_LATELY = 0.01
 _TOO_LATE = "The photo was not done before the deadline."
 
 
@@ -63,7 +64,7 @@ class Hands(Protocol[Q, A]):
 class _Job:
     question: Any
     pixels: int
-    then: Callable[[Any], Any]
+    afterwards: Callable[[Any], object]
     future: asyncio.Future[Any]
     timer: asyncio.TimerHandle = field(init=False)
     queued: float = field(default_factory=time.perf_counter)
@@ -75,8 +76,8 @@ class Scheduler(Generic[Q, A]):
     """Gives jobs to `hands` while at most `max_queue` others with together `max_pixels` wait.
 
     One job alone may have more than `max_pixels`. A hand is taken until its job has ended, whether or not somebody
-    still waits for the result; a job that begins while others have nothing to do may use a share of their cores.
-    `on_depth` is told how many jobs wait, whenever that changes. For one event loop.
+    still waits for the result; a job that begins while others have had nothing to do for a while may use a share of
+    their cores. `on_depth` is told how many jobs wait, whenever that changes. For one event loop.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Scheduler(Generic[Q, A]):
         self._on_depth = on_depth or (lambda _: None)
         self._waiting: deque[_Job] = deque()
         self._working: set[_Job] = set()
+        self._ends: deque[float] = deque(maxlen=hands.number)
         self._pixels = 0
         self._seconds = 0.0
         self._draining = False
@@ -109,16 +111,18 @@ class Scheduler(Generic[Q, A]):
             raise Draining("The service is stopping; try again in a moment.")
         self._check_room(0)
 
-    def run(self, question: Q, deadline: float, then: Callable[[A], R], pixels: int = 0) -> asyncio.Future[R]:
-        """`then` of what the hands answer, by `deadline` on the event loop's clock.
+    def run(
+        self, question: Q, deadline: float, afterwards: Callable[[A], object], pixels: int = 0
+    ) -> asyncio.Future[A]:
+        """What the hands answer, by `deadline` on the event loop's clock.
 
         A job that still waits when the deadline passes, or when the future is cancelled, never starts; for one that
-        has started, `then` is called in any case. Raises `QueueFull`; the future raises `DeadlinePassed`, and what
-        the hands and `then` raise.
+        is answered, `afterwards` is called in any case, after whoever waits for the answer. Raises `QueueFull`; the
+        future raises `DeadlinePassed`, and what the hands raise.
         """
         self._check_room(pixels)
         loop = asyncio.get_running_loop()
-        job = _Job(question, pixels, then, loop.create_future())
+        job = _Job(question, pixels, afterwards, loop.create_future())
         job.timer = loop.call_at(deadline, self._is_late, job)
         job.future.add_done_callback(partial(self._leave, job))
         if len(self._working) < self._hands.number:
@@ -137,8 +141,9 @@ class Scheduler(Generic[Q, A]):
         self.drain()
         while self._working:
             await asyncio.wait([job.work for job in self._working if job.work is not None])
-            # What its end leads to has been called for, but not called.
+            # What its end leads to has been called for, but not called; and then what comes afterwards.
             await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     def _check_room(self, pixels: int) -> None:
         too_many = len(self._waiting) + len(self._working) >= self._hands.number + self._max_queue
@@ -157,33 +162,38 @@ class Scheduler(Generic[Q, A]):
     def _start(self, job: _Job) -> None:
         job.started = time.perf_counter()
         self._working.add(job)
-        cores = max(1, self._hands.number // len(self._working))
-        job.work = self._hands.start(job.question, Turn(job.started - job.queued, cores))
+        job.work = self._hands.start(job.question, Turn(job.started - job.queued, self._cores(job.started)))
         job.work.add_done_callback(partial(self._end, job))
         # The photo shall not stay until the answer has been sent.
         job.question = None
 
+    def _cores(self, now: float) -> int:
+        """The share of a job that begins now, among those in work and those that may be about to come.
+
+        One of these is it itself, where it comes from a client that was answered lately.
+        """
+        lately = sum(now - end < _LATELY for end in self._ends)
+        return max(1, self._hands.number // (len(self._working) + max(0, lately - 1)))
+
     def _end(self, job: _Job, work: asyncio.Future[Any]) -> None:
+        now = time.perf_counter()
         self._working.remove(job)
+        self._ends.append(now)
         job.timer.cancel()
         if self._waiting:
             # First: the hand shall not wait for us.
             following = self._waiting.popleft()
             self._start(following)
             self._count(-following.pixels)
-        self._seconds += (time.perf_counter() - job.started - self._seconds) * (_LATEST if self._seconds else 1)
-        result, error = None, work.exception()
+        self._seconds += (now - job.started - self._seconds) * (_LATEST if self._seconds else 1)
+        error = work.exception()
+        if not job.future.done():
+            if error is None:
+                job.future.set_result(work.result())
+            else:
+                job.future.set_exception(error)
         if error is None:
-            try:
-                result = job.then(work.result())
-            except Exception as raised:
-                error = raised
-        if job.future.done():
-            return
-        if error is None:
-            job.future.set_result(result)
-        else:
-            job.future.set_exception(error)
+            asyncio.get_running_loop().call_soon(job.afterwards, work.result())
 
     def _leave(self, job: _Job, _: asyncio.Future[Any]) -> None:
         """Nobody waits for the job any more: it has been answered, its time is up, or its client has gone."""

@@ -4,7 +4,6 @@ Off, it costs nothing and imports nothing. Spans go out in a thread of its own; 
 dropped. The SDK's own variables hold (`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, `OTEL_BSP_...`).
 """
 
-import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,11 +27,10 @@ class Trace:
     context: Any
 
     def observe(self, photo: Summary, request_id: str) -> None:
-        """One photo that was compared, and has just been."""
+        """One photo that was compared."""
         from opentelemetry.trace import set_span_in_context
 
-        end = time.time_ns()
-        start = end - round(photo.seconds["total"] * 1e9)
+        start = photo.ended_ns - round(photo.seconds["total"] * 1e9)
         attributes = {
             "figureground.request_id": request_id,
             "figureground.backbone": photo.backbone,
@@ -45,7 +43,7 @@ class Trace:
             span = self.tracer.start_span(stage, within, start_time=start)
             start += round(photo.seconds[stage] * 1e9)
             span.end(start)
-        whole.end(end)
+        whole.end(photo.ended_ns)
 
 
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)

@@ -3,6 +3,8 @@
 bentoml serve loadtests.rivals.empty_figureground:Figureground
 """
 
+import time
+from dataclasses import replace
 from typing import Any
 
 from service import answering, app
@@ -16,7 +18,7 @@ _kept: list[Outcome] = []
 def outcome_of(*photo_and_options: Any) -> Outcome:
     if not _kept:
         _kept.append(_really(*photo_and_options))
-    return _kept[0]
+    return replace(_kept[0], ended_ns=time.time_ns())
 
 
 _patched.outcome_of = outcome_of

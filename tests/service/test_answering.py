@@ -29,17 +29,18 @@ def data(photo: Path) -> bytes:
 @pytest.mark.parametrize("with_rows", [False, True])
 def test_an_answer_has_its_summary_and_its_row(make: Any, data: bytes, with_rows: bool) -> None:
     answered = make(with_rows)(Question(data, Options(), "abc"), Turn(0.5, 1))
-    answer, summary = orjson.loads(answered.body), answered.summary
+    answer, (summary, row) = orjson.loads(answered.body), answered.recorded()
     assert answer["request_id"] == "abc"
     assert answer["timings_ms"]["queue"] == 500
     assert summary.seconds["queue"] == 0.5
     assert summary.backbone == answer["models"]["backbone"]["name"]
     assert summary.box_score == (answer["box"] and answer["box"]["score"])
     if with_rows:
-        assert answered.row.request_id == "abc"
-        assert answered.row.unpacked()["plain_wnid"] == answer["plain"]["top_k"][0]["wnid"]
+        assert row.request_id == "abc"
+        assert row.unpacked()["plain_wnid"] == answer["plain"]["top_k"][0]["wnid"]
+        assert row.unpacked()["answered_us"] == summary.ended_ns // 1000
     else:
-        assert answered.row is None
+        assert row is None
 
 
 def test_a_picture_is_a_png(make: Any, data: bytes) -> None:
@@ -51,7 +52,7 @@ def test_what_makes_no_row_is_answered_all_the_same(
 ) -> None:
     monkeypatch.setattr(answering, "row_of", lambda *_: 1 / 0)
     answered = make(True)(Question(data, Options(), "abc"), NOW)
-    assert answered.row is None
+    assert answered.recorded().row is None
     assert orjson.loads(answered.body)["plain"]
     assert "makes no row" in caplog.text
 

@@ -130,6 +130,49 @@ def test_one_that_ends_loses_its_own_job_alone_and_is_replaced(ends: signal.Sign
     completed(main)
 
 
+def test_a_job_waits_for_the_next_process_and_is_never_done_here() -> None:
+    """What has ended all of them may end this one too."""
+
+    async def main(children: Asked) -> None:
+        before = await pids(children)
+        lost = [children.start(("end", signal.SIGKILL), NOW) for _ in before]
+        assert all(isinstance(end, ChildLost) for end in await asyncio.gather(*lost, return_exceptions=True))
+        assert not {*before, os.getpid()} & {*await pids(children, 4)}
+
+    completed(main)
+
+
+def test_one_that_ended_before_it_was_asked_is_not_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next may fare no better, and forking takes its time."""
+    monkeypatch.setattr("service.children._AGAIN_SECONDS", 0.5)
+
+    async def main(children: Asked) -> None:
+        first = children._idle[0]
+        first.kill()
+        while not first.lost:
+            await asyncio.sleep(0.001)
+        begun = time.monotonic()
+        await until_replaced(children, [])
+        assert time.monotonic() - begun > 0.5
+
+    completed(main)
+
+
+def test_a_job_that_is_given_up_before_a_process_is_there() -> None:
+    async def main(children: Asked) -> None:
+        for pid in await pids(children):
+            os.kill(pid, signal.SIGKILL)
+        while children._idle:
+            await asyncio.sleep(0.001)
+        works = [children.start(("pid", 0), NOW) for _ in range(2)]
+        children.give_up(works[0])
+        with pytest.raises(ChildLost):
+            await works[0]
+        assert await works[1] != os.getpid()
+
+    completed(main)
+
+
 def test_one_that_ends_without_a_job_is_replaced() -> None:
     async def main(children: Asked) -> None:
         before = await pids(children)

@@ -21,11 +21,12 @@ class Scheduled:
 
     def __init__(self, threads: int, max_queue: int, on_depth: Callable[[int], object] | None = None) -> None:
         self.threads = Threads(call, threads)
+        self.recorded: list[Any] = []
         self.scheduler: Scheduler[Work, Any] = Scheduler(self.threads, max_queue, 100, on_depth)
         self.check, self.stuck, self.drain = self.scheduler.check, self.scheduler.stuck, self.scheduler.drain
 
     def run(self, work: Work, deadline: float, pixels: int = 0) -> asyncio.Future[Any]:
-        return self.scheduler.run(work, deadline, lambda answer: answer, pixels)
+        return self.scheduler.run(work, deadline, self.recorded.append, pixels)
 
     async def close(self) -> None:
         await self.scheduler.close()
@@ -94,6 +95,47 @@ def test_a_job_has_its_share_of_the_idle_cores(make: Make) -> None:
         # The last one begins when another ends.
         assert [turn.cores for turn in await asyncio.gather(*jobs)] == [4, 2, 1, 1, 1]
         await scheduler.close()
+
+    asyncio.run(main())
+
+
+def test_a_core_is_idle_only_after_a_while(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many clients as there are cores leave each idle for a moment again and again."""
+    monkeypatch.setattr("service.scheduler._LATELY", 0.5)
+
+    async def main() -> None:
+        scheduler = make(4, 9)
+
+        def cores() -> asyncio.Future[int]:
+            return scheduler.run(lambda turn: turn.cores, soon())
+
+        assert [await cores() for _ in range(2)] == [4, 4]
+        await asyncio.sleep(0.6)
+        assert list(await asyncio.gather(cores(), cores())) == [4, 2]
+        assert await cores() == 2
+        await asyncio.sleep(0.6)
+        assert await cores() == 4
+        await scheduler.close()
+
+    asyncio.run(main())
+
+
+def test_what_comes_afterwards_comes_after_those_who_wait(make: Make) -> None:
+    async def main() -> None:
+        scheduler, gate = make(1, 2), Gate()
+        assert await scheduler.run(lambda _: "answer", soon()) == "answer"
+        assert scheduler.recorded == []
+        await asyncio.sleep(0)
+        assert scheduler.recorded == ["answer"]
+        with pytest.raises(ZeroDivisionError):
+            await scheduler.run(lambda _: 1 / 0, soon())
+        # Also where nobody waits any more.
+        left = scheduler.run(gate.work, soon())
+        await until(gate.begun.is_set)
+        left.cancel()
+        gate.open.set()
+        await scheduler.close()
+        assert len(scheduler.recorded) == 2
 
     asyncio.run(main())
 
