@@ -34,6 +34,7 @@ from service.requests import (
     BatchFields,
     Limits,
     PhotoFields,
+    header,
     read_batch_request,
     read_photo_request,
     too_many_bytes,
@@ -254,7 +255,7 @@ class Figureground:
         async with asyncio.timeout_at(deadline):
             upload = await read_photo_request(request, self.limits)
         self.pipeline.check(upload.options)
-        png = wants_png(request.headers.get("accept", ""))
+        png = wants_png(header(request, b"accept"))
         answer = self._answer(upload.photos[0], upload.options, request.state.request_id, deadline, png)
         answered = await while_connected(request, answer)
         return Response(answered.body, media_type="image/png" if png else "application/json")

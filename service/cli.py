@@ -255,9 +255,10 @@ def _predict_all(
 
 
 def _outcome(data: bytes, options: "Options", pipeline: "Pipeline", settings: "Settings") -> "Outcome":
+    from service.cores import available_cores
     from service.outcomes import outcome_of
 
-    return outcome_of(data, options, pipeline, settings.max_pixels)
+    return outcome_of(data, options, pipeline, settings.max_pixels, cores=available_cores())
 
 
 def _pipeline(settings: "Settings") -> "Pipeline":

@@ -172,7 +172,9 @@ class Browsers:
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
-                is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
+                is_page = scope["method"] != "POST" and any(
+                    name == b"content-type" and value.startswith(b"text/html") for name, value in headers
+                )
                 policy = (b"content-security-policy", _PAGE_POLICY if is_page else _POLICY)
                 message = {**message, "headers": [*headers, *_CAREFUL, policy]}
                 if self.origins:

@@ -8,6 +8,7 @@ sets for its workers before they import this module. It has no exemplars then, a
 import math
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import product
@@ -53,26 +54,37 @@ _REASONS = {
     504: "deadline",
 }
 
+
+class _Histogram(Histogram):
+    """The library's, which looks for a bucket in Python, one after the other: half of what counting a photo takes."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:  # noqa: ARG002
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
+
+
 requests = Counter("figureground_requests_total", "Requests answered.", ["route", "status"])
-stage_seconds = Histogram("figureground_stage_seconds", "Seconds of one photo in a stage.", ["stage"], buckets=_SECONDS)
-batch_size = Histogram(
+stage_seconds = _Histogram(
+    "figureground_stage_seconds", "Seconds of one photo in a stage.", ["stage"], buckets=_SECONDS
+)
+batch_size = _Histogram(
     "figureground_batch_size", "Photos, or views of them, in one batch.", ["stage"], buckets=(1, 2, 4, 8, 16, 32, 64)
 )
 queue_depth = Gauge("figureground_queue_depth", "Photos that wait for their turn.", multiprocess_mode="livesum")
 comparisons = Counter("figureground_comparisons_total", "Photos compared.", ["backbone", "detector", "outcome"])
-confidence_shift = Histogram(
+confidence_shift = _Histogram(
     "figureground_confidence_shift",
     "Top probability of the cropped photo minus that of the plain one.",
     ["backbone"],
     buckets=MEASURES["confidence_shift"],
 )
-box_area_fraction = Histogram(
+box_area_fraction = _Histogram(
     "figureground_box_area_fraction",
     "Share of the photo that its first box covers.",
     ["detector"],
     buckets=_FRACTIONS,
 )
-box_score = Histogram("figureground_box_score", "Score of a photo's first box.", ["detector"], buckets=_FRACTIONS)
+box_score = _Histogram("figureground_box_score", "Score of a photo's first box.", ["detector"], buckets=_FRACTIONS)
 rejected = Counter("figureground_rejected_total", "Photos and requests refused.", ["reason"])
 feedback = Counter("figureground_feedback_total", "True labels told, by who was right.", ["backbone", "arm", "correct"])
 journal_rows = Counter("figureground_journal_rows_total", "Answers' rows in the journal, or lost to it.", ["result"])

@@ -13,6 +13,7 @@ _MAX_HEAD = 8 * 1024
 _MAX_PADDING = 256
 _LONGEST_BOUNDARY = 256
 # What nearly every client sends; the rest is left to a parser that knows all of RFC 2231.
+_PLAIN_BOUNDARY = re.compile(r'multipart/form-data; ?boundary=([^\s"\\;,]+)', re.IGNORECASE)
 _PLAIN_DISPOSITION = re.compile(rb'form-data; ?name="([^"\\\\]*)"(?:; ?filename="[^"\\\\]*")?', re.IGNORECASE)
 
 
@@ -123,6 +124,13 @@ class MultipartParser:
         del self._buffer[: found + len(self._delimiter)]
         self._step = self._end_line
         return True
+
+
+def boundary_of(content_type: str) -> bytes:
+    """What a form's Content-Type says; empty where it says nothing."""
+    plain = _PLAIN_BOUNDARY.fullmatch(content_type)
+    found = plain[1].encode("latin-1") if plain else parse_options_header(content_type)[1].get(b"boundary", b"")
+    return bytes(found)
 
 
 def _name(head: bytes) -> str:

@@ -12,11 +12,10 @@ import bentoml
 import orjson
 from bentoml.validators import ContentType
 from pydantic import Field
-from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from models.comparison import Options
-from service.multipart import MultipartParser
+from service.multipart import MultipartParser, boundary_of
 from service.options import OptionFields
 from service.problems import Problem
 
@@ -129,7 +128,13 @@ async def while_connected(request: Request, work: asyncio.Future[T]) -> T:
 
 def media_type(request: Request) -> str:
     """Of its body, in lower case and without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return header(request, b"content-type").partition(";")[0].strip().lower()
+
+
+def header(request: Request, name: bytes, otherwise: str = "") -> str:
+    """The first of that name, which is in lower case. Starlette's mapping goes through all of them in Python."""
+    found: bytes | None = dict(reversed(request.scope["headers"])).get(name)
+    return otherwise if found is None else found.decode("latin-1")
 
 
 def wants_png(accept: str) -> bool:
@@ -165,10 +170,10 @@ def one_of_each(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body as it arrives, cut off where it exceeds `limit` bytes, at once where it says so beforehand."""
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    coding = header(request, b"content-encoding", "identity").strip().lower()
     if coding != "identity":
         raise Problem(415, "Send the body without a Content-Encoding.", {"Accept-Encoding": "identity"})
-    declared = request.headers.get("content-length", "")
+    declared = header(request, b"content-length")
     if declared.isdecimal() and int(declared) > limit:
         raise _cut_off(limit)
     received = 0
@@ -213,9 +218,8 @@ def _parse_json(body: bytes) -> tuple[list[bytes | None], list[tuple[str, Any]]]
 
 
 async def _read_form(request: Request, photo: str, limits: Limits) -> "_Form":
-    _, parameters = parse_options_header(request.headers.get("content-type"))
     form = _Form(photo, limits)
-    parser = MultipartParser(parameters.get(b"boundary", b""), form)
+    parser = MultipartParser(boundary_of(header(request, b"content-type")), form)
     async for chunk in _chunks(request, limits.photos * limits.photo_bytes + _ALLOWANCE):
         parser.feed(chunk)
     parser.close()

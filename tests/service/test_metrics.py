@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Histogram
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -36,6 +36,21 @@ def test_unknown_paths_are_one_route(path: str, route: str, status: str) -> None
     before = value("requests_total", route=route, status=status)
     TestClient(app, follow_redirects=False).get(path)
     assert value("requests_total", route=route, status=status) == before + 1
+
+
+def test_a_histogram_is_the_librarys() -> None:
+    buckets = (-0.5, 0, 0.1, 1)
+    ours, theirs = (
+        kind("figureground_test", "", ["label"], buckets=buckets, registry=None)
+        for kind in (metrics._Histogram, Histogram)
+    )
+    for value in (-np.inf, -1, -0.5, -0.1, 0, 0.05, 0.1, 0.5, 1, 1.5, np.inf):
+        for one in (ours, theirs):
+            one.labels("a").observe(value)
+    (found,), (expected,) = ours.collect(), theirs.collect()
+    assert [(one.labels, one.value) for one in found.samples if one.name.endswith("bucket")] == [
+        (one.labels, one.value) for one in expected.samples if one.name.endswith("bucket")
+    ]
 
 
 def test_one_comparison_is_observed(served: Served, samples: dict[str, Photo]) -> None:

@@ -1,8 +1,9 @@
 from dataclasses import dataclass, field
 
 import pytest
+from python_multipart.multipart import parse_options_header
 
-from service.multipart import MultipartParser
+from service.multipart import MultipartParser, boundary_of
 from service.problems import Problem
 
 LIMIT = 10
@@ -98,6 +99,24 @@ def test_what_is_no_form_is_refused(body: bytes, told: str) -> None:
         with pytest.raises(Problem, match=told) as refused:
             read(*pieces)
         assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        ("multipart/form-data; boundary=----Web'Kit(1)+_./:=?Ab", b"----Web'Kit(1)+_./:=?Ab"),
+        ("Multipart/Form-Data;Boundary=x", b"x"),
+        ('multipart/form-data; boundary="a b;c"', b"a b;c"),
+        ("multipart/form-data; charset=utf-8; boundary=x", b"x"),
+        ("multipart/form-data; boundary=x; charset=utf-8", b"x"),
+        ("multipart/form-data; boundary=", b""),
+        ("multipart/form-data", b""),
+        ("", b""),
+    ],
+)
+def test_a_boundary_is_read(content_type: str, boundary: bytes) -> None:
+    assert boundary_of(content_type) == boundary
+    assert parse_options_header(content_type)[1].get(b"boundary", b"") == boundary
 
 
 @pytest.mark.parametrize("boundary", [b"", b"x" * 300])
