@@ -14,12 +14,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
 import typer
 
+from loadtests.client import raw
 from loadtests.contenders import CORES, OURS, RIVALS, Rival, Served
 from loadtests.photos import photos_of
 from loadtests.rivals.models import BACKBONE, DETECTOR
@@ -32,18 +35,20 @@ _WAYS: dict[str, dict[str, object]] = {
     "figureground, threads": {"photo_processes": False},
     "figureground, a worker a core": {"photo_processes": False, "workers": CORES},
 }
+# The same server, asked as mosec and Ray Serve are.
+_RAW = f"{OURS}, raw bytes"
 _WARM_UP_SECONDS = 2
 
 
 @contextmanager
 def started(names: Sequence[str], kind: str, folder: Path) -> Iterator[list[Served]]:
-    """All servers whose name is wanted, or all but those of `_WAYS` for none; each has answered, and rests.
+    """All servers whose name is wanted, or all but those of `_WAYS` and `_RAW` for none; each has answered, and rests.
 
     They start at the same time. `kind` is the rivals' models, torch or ours.
     """
     with ExitStack() as stack:
         servers = []
-        if not names or OURS in names:
+        if not names or {OURS, _RAW} & set(names):
             servers.append(_ours(stack, OURS, folder / "ours"))
         ways = {name: settings for name, settings in _WAYS.items() if name in names}
         servers += [_ours(stack, name, folder / name, **settings) for name, settings in ways.items()]
@@ -58,7 +63,8 @@ def started(names: Sequence[str], kind: str, folder: Path) -> Iterator[list[Serv
             served.resume()
             served.closed([photo], 4 * CORES, _WARM_UP_SECONDS)
             served.pause()
-        yield servers
+        servers += [_raw(served) for served in servers if served.name == OURS]
+        yield [served for served in servers if served.name in names or not (names or served.name == _RAW)]
 
 
 @contextmanager
@@ -69,7 +75,7 @@ def found_or_started(names: Sequence[str], kind: str, folder: Path) -> Iterator[
         with started(names, kind, folder) as servers:
             yield servers
     else:
-        yield [served for served in fleet if not names or served.name in names]
+        yield [served for served in fleet if served.name in names or not (names or served.name == _RAW)]
 
 
 def _found(kind: str) -> list[Served] | None:
@@ -79,13 +85,19 @@ def _found(kind: str) -> list[Served] | None:
     if fleet["kind"] != kind:
         raise SystemExit(f"the fleet that rests has the models {fleet['kind']}, not {kind}")
     encodings: dict[str, Encode] = {rival.name: rival.encode for rival in RIVALS}
-    return [
+    servers = [
         Served(
             one["name"],
             Server(one["port"], psutil.Process(one["pid"]), Path(one["log"]), encodings.get(one["name"], as_form)),
         )
         for one in fleet["servers"]
+        if one["name"] != _RAW
     ]
+    return [*servers, *(_raw(served) for served in servers if served.name == OURS)]
+
+
+def _raw(ours: Served) -> Served:
+    return Served(_RAW, replace(ours.server, encode=partial(raw, "/predict")))
 
 
 def _ours(stack: ExitStack, name: str, folder: Path, **settings: object) -> Served:
