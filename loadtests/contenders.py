@@ -21,6 +21,8 @@ from loadtests.servers import Encode, Server, as_form
 CORES = len(os.sched_getaffinity(0))
 ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".rivals"
 OURS, BARE = "figureground", "bare"
+# The same server, asked as mosec and Ray Serve are.
+RAW = f"{OURS}, raw bytes"
 _WARM_UP_SECONDS = 2
 
 

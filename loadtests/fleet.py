@@ -23,7 +23,7 @@ import psutil
 import typer
 
 from loadtests.client import raw
-from loadtests.contenders import CORES, OURS, RIVALS, Rival, Served
+from loadtests.contenders import CORES, OURS, RAW, RIVALS, Rival, Served
 from loadtests.photos import photos_of
 from loadtests.rivals.models import BACKBONE, DETECTOR
 from loadtests.servers import Encode, Server, as_form, figureground, running
@@ -35,20 +35,18 @@ _WAYS: dict[str, dict[str, object]] = {
     "figureground, threads": {"photo_processes": False},
     "figureground, a worker a core": {"photo_processes": False, "workers": CORES},
 }
-# The same server, asked as mosec and Ray Serve are.
-_RAW = f"{OURS}, raw bytes"
 _WARM_UP_SECONDS = 2
 
 
 @contextmanager
 def started(names: Sequence[str], kind: str, folder: Path) -> Iterator[list[Served]]:
-    """All servers whose name is wanted, or all but those of `_WAYS` and `_RAW` for none; each has answered, and rests.
+    """All servers whose name is wanted, or all but those of `_WAYS` and `RAW` for none; each has answered, and rests.
 
     They start at the same time. `kind` is the rivals' models, torch or ours.
     """
     with ExitStack() as stack:
         servers = []
-        if not names or {OURS, _RAW} & set(names):
+        if not names or {OURS, RAW} & set(names):
             servers.append(_ours(stack, OURS, folder / "ours"))
         ways = {name: settings for name, settings in _WAYS.items() if name in names}
         servers += [_ours(stack, name, folder / name, **settings) for name, settings in ways.items()]
@@ -64,7 +62,7 @@ def started(names: Sequence[str], kind: str, folder: Path) -> Iterator[list[Serv
             served.closed([photo], 4 * CORES, _WARM_UP_SECONDS)
             served.pause()
         servers += [_raw(served) for served in servers if served.name == OURS]
-        yield [served for served in servers if served.name in names or not (names or served.name == _RAW)]
+        yield [served for served in servers if served.name in names or not (names or served.name == RAW)]
 
 
 @contextmanager
@@ -75,7 +73,7 @@ def found_or_started(names: Sequence[str], kind: str, folder: Path) -> Iterator[
         with started(names, kind, folder) as servers:
             yield servers
     else:
-        yield [served for served in fleet if served.name in names or not (names or served.name == _RAW)]
+        yield [served for served in fleet if served.name in names or not (names or served.name == RAW)]
 
 
 def _found(kind: str) -> list[Served] | None:
@@ -91,13 +89,13 @@ def _found(kind: str) -> list[Served] | None:
             Server(one["port"], psutil.Process(one["pid"]), Path(one["log"]), encodings.get(one["name"], as_form)),
         )
         for one in fleet["servers"]
-        if one["name"] != _RAW
+        if one["name"] != RAW
     ]
     return [*servers, *(_raw(served) for served in servers if served.name == OURS)]
 
 
 def _raw(ours: Served) -> Served:
-    return Served(_RAW, replace(ours.server, encode=partial(raw, "/predict")))
+    return Served(RAW, replace(ours.server, encode=partial(raw, "/predict")))
 
 
 def _ours(stack: ExitStack, name: str, folder: Path, **settings: object) -> Served:

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.contenders import BARE, CORES, OURS
+from loadtests.contenders import BARE, CORES, OURS, RAW
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def verdicts(closed: Sequence[Cell]) -> list[str]:
     told = []
     for size in dict.fromkeys(cell.size for cell in closed):
         cells = [cell for cell in closed if cell.size == size]
-        ours = {cell.clients: cell for cell in cells if cell.contender == OURS}
+        our = _our(cells)
+        ours = {cell.clients: cell for cell in cells if cell.contender == our}
         limits = [cell for cell in cells if cell.contender.startswith(BARE)]
         full = [number for number in ours if number and number > CORES]
         if full and limits:
@@ -85,21 +86,36 @@ def verdicts(closed: Sequence[Cell]) -> list[str]:
         if 1 in ours and direct:
             told.append(f"{size}: p50 at one client {ours[1].p50 - min(direct):.1f} ms above the direct call")
         for name in dict.fromkeys(cell.contender for cell in cells):
-            if name == OURS or name.startswith(BARE):
+            if name == our or name.startswith(BARE):
                 continue
             theirs = {cell.clients: cell for cell in cells if cell.contender == name}
             both = [number for number in ours if number in theirs and theirs[number].rate]
             rates = ", ".join(f"{ours[n].rate / theirs[n].rate:.2f} at {n}" for n in both)
             tails = ", ".join(f"{ours[n].p99 / theirs[n].p99:.2f} at {n}" for n in both if n in full)
-            told.append(f"{size}: {OURS} / {name}: photos/s {rates}; p99 {tails}")
+            told.append(f"{size}: {our} / {name}: photos/s {rates}; p99 {tails}")
+            paired = ", ".join(f"{_paired(ours[n], theirs[n])} at {n}" for n in both)
+            told.append(f"{size}: {our} / {name}: the turns' mean {paired}")
     return told
+
+
+def _our(cells: Sequence[Cell]) -> str:
+    return OURS if any(cell.contender == OURS for cell in cells) else RAW
+
+
+def _paired(ours: Cell, theirs: Cell) -> str:
+    """Geometric mean of the turns' ratios of photos/s with its standard error: a turn's two loads lie side by side."""
+    turns = min(len(ours.rates), len(theirs.rates))
+    ratios = np.log(ours.rates[:turns]) - np.log(theirs.rates[:turns])
+    mean, error = float(np.exp(ratios.mean())), float(ratios.std(ddof=1)) / turns**0.5 if turns > 1 else float("nan")
+    return f"{mean:.3f} ± {error:.3f}"
 
 
 def _closed_table(cells: Sequence[Cell]) -> Table:
     table = Table("photos", "clients", "contender", box=box.SIMPLE_HEAD)
     for title in ("photos/s", "spread", "p50 ms", "p99 ms", "failed", "client's cores", "ours / theirs"):
         table.add_column(title, justify="right")
-    ours = {(cell.size, cell.clients): cell.rate for cell in cells if cell.contender == OURS}
+    our = _our(cells)
+    ours = {(cell.size, cell.clients): cell.rate for cell in cells if cell.contender == our}
     order = {name: number for number, name in enumerate(dict.fromkeys(sorted(cell.contender for cell in cells)))}
     for cell in sorted(cells, key=lambda cell: (cell.size, cell.clients or 0, order[cell.contender])):
         spread = max(cell.rates) / max(1e-9, min(cell.rates))
