@@ -56,7 +56,7 @@ _REASONS = {
 
 
 class _Histogram(Histogram):
-    """The library's, which looks for a bucket in Python, one after the other: half of what counting a photo takes."""
+    """The library's, which looks for a bucket in Python, one after the other: a quarter of what counting takes."""
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:  # noqa: ARG002
         self._sum.inc(amount)
