@@ -335,9 +335,12 @@ def small_server(start_server: StartServer) -> Iterator[Server]:
 
 
 def test_each_worker_takes_its_share_of_the_connections(small_server: Server) -> None:
-    """Also of those that come at the same time, on which nothing is asked yet."""
+    """Also of those that come at the same time, on which nothing is asked yet; of five times in three at least.
+
+    A worker that the machine lets wait meanwhile may lose its share to another.
+    """
     address = urlsplit(small_server.url).hostname, urlsplit(small_server.url).port
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
 
     def taken() -> list[int]:
         every = [worker.net_connections("tcp") for worker in small_server.workers()]
@@ -346,18 +349,27 @@ def test_each_worker_takes_its_share_of_the_connections(small_server: Server) ->
     # The server is ready as soon as one of them is.
     while small_server.output.read_text().count("Completed async startup hook") < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    with ExitStack() as opened:
-        while min(taken()) == 0 and time.monotonic() < deadline:
-            opened.enter_context(socket.create_connection(address, 20))
-            time.sleep(0.5)
-        before = taken()
-        for _ in range(24):
-            opened.enter_context(socket.create_connection(address, 20))
-        while sum(taken()) < sum(before) + 24 and time.monotonic() < deadline:
+
+    def until_taken(number: int) -> list[int]:
+        while sum(taken()) != number and time.monotonic() < deadline:
             time.sleep(0.05)
-        after = taken()
-    assert sum(after) == sum(before) + 24
-    assert max(after) - min(after) <= 6
+        return taken()
+
+    differences = []
+    with ExitStack() as before:
+        while min(taken()) == 0 and time.monotonic() < deadline:
+            before.enter_context(socket.create_connection(address, 20))
+            time.sleep(0.5)
+        held = sum(taken())
+        for _ in range(5):
+            with ExitStack() as opened:
+                for _ in range(24):
+                    opened.enter_context(socket.create_connection(address, 20))
+                after = until_taken(held + 24)
+            assert sum(after) == held + 24
+            assert sum(until_taken(held)) == held
+            differences.append(max(after) - min(after))
+    assert sorted(differences)[2] <= 6, differences
 
 
 def test_a_full_queue_sends_away_with_an_honest_wait(small_server: Server, photo: Path) -> None:
