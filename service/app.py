@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import io
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import bentoml
 import orjson
 from _bentoml_sdk import Service, get_current_service
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -41,7 +43,7 @@ from service.requests import (
     wants_png,
     while_connected,
 )
-from service.scheduler import Hands, Scheduler
+from service.scheduler import Hands, Scheduler, Turn
 from service.settings import Settings, settings
 from service.threads import Threads
 from service.workers import watch
@@ -209,6 +211,7 @@ class Figureground:
     async def start(self) -> None:
         lifecycle.drain_before_stopping(self.scheduler.drain, self.settings.drain_seconds)
         await self.hands.open()
+        await self._warm_up()
         self.background.start()
         windows = Windows(self.settings.drift_hours, self.settings.drift_reference_hours)
         number = bentoml.server_context.worker_index or 1
@@ -225,6 +228,14 @@ class Figureground:
             await asyncio.to_thread(self.journal.close)
         if self.settings.traces:
             await asyncio.to_thread(traces.close, self.settings.traces)
+
+    async def _warm_up(self) -> None:
+        """Every hand answers once: each process has to find the memory that the models need, which takes its time."""
+        file = io.BytesIO()
+        Image.new("RGB", (320, 240), "grey").save(file, "JPEG")
+        question = Question(file.getvalue(), Options(min_score=0), "warm-up")
+        works = [self.hands.start(question, Turn(waited=0, cores=2)) for _ in range(self.hands.number)]
+        await asyncio.gather(*works, return_exceptions=True)
 
     def _hands(self, served: Served) -> Hands[Question, Answered]:
         chosen = self.settings

@@ -25,6 +25,9 @@ log = logging.getLogger("figureground.background")
 _LOOK_SECONDS = 0.1
 _GENTLE_SECONDS = 600.0
 
+# Before it imports anything: that alone takes a second of a core.
+_GENTLY = "import os; os.nice(19); import sys; from service.background import main; main(*sys.argv[1:])"
+
 
 class BackgroundLoading:
     """Loads what `settings` name beyond their first backbone and detector, and adds it to `served`.
@@ -89,7 +92,7 @@ class BackgroundLoading:
     def _export(self, alone: Settings) -> int:
         """The process's exit code; where it failed, loading the model says why."""
         kind, names = ("backbones", alone.backbones) if alone.backbones else ("detectors", alone.detectors)
-        command = [sys.executable, "-m", "service.background", kind, *names]
+        command = [sys.executable, "-c", _GENTLY, kind, *names]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         exporting = subprocess.Popen(command, env=environment, cwd=Path(__file__).resolve().parents[1])
         while (code := exporting.poll()) is None:
@@ -119,7 +122,6 @@ def _yield_at_once() -> None:
 
 def main(kind: str, name: str) -> None:
     """Loads one model of the environment's settings for the sake of its exports."""
-    os.nice(19)
     _yield_at_once()
     chosen = settings().model_copy(update={"backbones": (), "detectors": (), kind: (name,)})
     chosen.cache_dir.mkdir(parents=True, exist_ok=True)
@@ -127,7 +129,3 @@ def main(kind: str, name: str) -> None:
     with (chosen.cache_dir / "background.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         loading.load(chosen)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
