@@ -61,8 +61,7 @@ def started(names: Sequence[str], kind: str, folder: Path) -> Iterator[list[Serv
             served.resume()
             served.closed([photo], 4 * CORES, _WARM_UP_SECONDS)
             served.pause()
-        servers += [_raw(served) for served in servers if served.name == OURS]
-        yield [served for served in servers if served.name in names or not (names or served.name == RAW)]
+        yield _wanted(servers, names)
 
 
 @contextmanager
@@ -73,7 +72,7 @@ def found_or_started(names: Sequence[str], kind: str, folder: Path) -> Iterator[
         with started(names, kind, folder) as servers:
             yield servers
     else:
-        yield [served for served in fleet if served.name in names or not (names or served.name == RAW)]
+        yield _wanted(fleet, names)
 
 
 def _found(kind: str) -> list[Served] | None:
@@ -83,7 +82,7 @@ def _found(kind: str) -> list[Served] | None:
     if fleet["kind"] != kind:
         raise SystemExit(f"the fleet that rests has the models {fleet['kind']}, not {kind}")
     encodings: dict[str, Encode] = {rival.name: rival.encode for rival in RIVALS}
-    servers = [
+    return [
         Served(
             one["name"],
             Server(one["port"], psutil.Process(one["pid"]), Path(one["log"]), encodings.get(one["name"], as_form)),
@@ -91,11 +90,14 @@ def _found(kind: str) -> list[Served] | None:
         for one in fleet["servers"]
         if one["name"] != RAW
     ]
-    return [*servers, *(_raw(served) for served in servers if served.name == OURS)]
 
 
-def _raw(ours: Served) -> Served:
-    return Served(RAW, replace(ours.server, encode=partial(raw, "/predict")))
+def _wanted(servers: Sequence[Served], names: Sequence[str]) -> list[Served]:
+    """Of those that run, and of ours under its other name, which is only there where it is asked for."""
+    asked_raw = [
+        Served(RAW, replace(one.server, encode=partial(raw, "/predict"))) for one in servers if one.name == OURS
+    ]
+    return [one for one in [*servers, *asked_raw] if one.name in names or not (names or one.name == RAW)]
 
 
 def _ours(stack: ExitStack, name: str, folder: Path, **settings: object) -> Served:
