@@ -33,6 +33,7 @@ _FLEET = Path(__file__).parent / "results" / "fleet.json"
 # Other ways to run it, which are measured where they are asked for by name.
 _WAYS: dict[str, dict[str, object]] = {
     "figureground, threads": {"photo_processes": False},
+    "figureground, 2 workers": {"workers": 2},
     "figureground, a worker a core": {"photo_processes": False, "workers": CORES},
 }
 _WARM_UP_SECONDS = 2
