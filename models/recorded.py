@@ -9,17 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+# How far a recording's answers may be from those before it: other kernels may have been chosen.
+_RELATIVE, _ABSOLUTE = 1e-2, 1e-3
 # torch records one graph at a time.
 _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
 class _Recording:
-    """One batch size: where its rows are put, what then computes, and where the answers lie."""
+    """One batch size: where its rows are put, what then computes, and where the answers lie.
+
+    `memory` is all that it computes in: a graph knows addresses only, and does not keep what is there.
+    """
 
     inputs: Sequence[Array]
     play: Callable[[], None]
     outputs: Sequence[Array]
+    memory: Sequence[Any]
 
 
 class Recorded:
@@ -52,7 +58,8 @@ class Recorded:
     def record(self, size: int, examples: Sequence[Array]) -> None:
         """Makes ready for batches of `size` rows like the examples'. The largest size first: the others need no more.
 
-        Raises RuntimeError where the module cannot be recorded, `torch.OutOfMemoryError` among them.
+        Raises RuntimeError where the module cannot be recorded, `torch.OutOfMemoryError` among them, or does not answer
+        then as it does else.
         """
         import torch
 
@@ -69,7 +76,12 @@ class Recorded:
                     here.copy_(output, non_blocking=True)
 
             play = self._captured(step) if self._on_gpu else torch.inference_mode()(step)
-        self._recordings[size] = _Recording([one.numpy() for one in staged], play, [one.numpy() for one in answers])
+        inputs, outputs = ([one.numpy() for one in tensors] for tensors in (staged, answers))
+        expected = [output.copy() for output in outputs]
+        play()
+        if not all(np.allclose(*pair, rtol=_RELATIVE, atol=_ABSOLUTE) for pair in zip(outputs, expected, strict=True)):
+            raise RuntimeError("what was recorded answers otherwise")
+        self._recordings[size] = _Recording(inputs, play, outputs, [*staged, *placed, *answers])
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """At most as many rows as the largest size."""

@@ -1,6 +1,8 @@
 """On a CPU all but the GPU's own recording; on a GPU that too."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import bundled_backbone
-from models.catalog import Catalog
+from models.catalog import DEFAULT_DETECTORS, Catalog
+from models.comparison import Options
 from models.engines import Graph, TorchEngine, make_engine
+from models.photo import Photo
+from models.pipeline import Pipeline
 from models.recorded import Recorded
+from models.served import Loading, load
 from tests.conftest import LITE0, fcos
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -69,6 +75,17 @@ def test_several_threads_each_get_their_own_answer(device: str) -> None:
         np.testing.assert_allclose(means, pixels.mean((1, 2, 3)) * weights, rtol=1e-5)
 
 
+@needs_gpu
+def test_a_recorded_forward_and_others_do_not_share_memory() -> None:
+    """A graph would go on to write where it once did, whoever has that memory now."""
+    module = recorded("cuda", 4, 2, 1)
+    others = [torch.full((size,), 7, dtype=torch.uint8, device="cuda") for size in (48, 96, 192, 512, 4096) * 200]
+    for rows in (1, 2, 3, 4):
+        pixels, weights = inputs(rows, rows)
+        np.testing.assert_allclose(module.run(pixels, weights)[0], pixels.mean((1, 2, 3)) * weights, rtol=1e-5)
+    assert all(bool((other == 7).all()) for other in others)
+
+
 def test_sizes_are_told_in_rising_order() -> None:
     assert recorded("cpu", 4, 1, 2).sizes == [1, 2, 4]
 
@@ -93,9 +110,22 @@ class Small(nn.Module):
         return pixels.float().sum((1, 2))
 
 
+class Counting(nn.Module):
+    """Remembers something from one forward to the next, which a recording would not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.calls += 1
+        return pixels.float().sum((1, 2)) + 100 * self.calls
+
+
 @pytest.mark.parametrize(
     ("module", "device", "sizes"),
     [
+        (Counting(), "cpu", []),
         (Small(2), "cpu", [1, 2]),
         (Small(0), "cpu", []),
         pytest.param(Small(2), "cuda", [1, 2], marks=needs_gpu),
@@ -137,3 +167,19 @@ def test_a_gpu_answers_as_the_cpu_does(number: int, catalog: Catalog) -> None:
     expected = TorchEngine(graph.build(), "cpu").run(*examples)
     for found, wanted in zip(engine.run(*examples), expected, strict=True):
         assert np.abs(found - wanted).max() < 1e-3 * max(1, np.abs(wanted).max())
+
+
+@needs_gpu
+def test_a_gpu_compares_photos_as_the_cpu_does(samples: Mapping[str, Photo], cache_dir: Path) -> None:
+    """Asked by several threads at once there, so that their views share batches."""
+    cpu, gpu = (
+        Pipeline(load(Catalog(), [LITE0], DEFAULT_DETECTORS, Loading(cache_dir, device=device)))
+        for device in ("cpu", "cuda")
+    )
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda photo: gpu.compare(photo, Options()), 4 * list(samples.values())))
+    for comparison, photo in zip(found, 4 * list(samples.values()), strict=True):
+        expected = cpu.compare(photo, Options())
+        assert len(comparison.boxes) == len(expected.boxes)
+        assert np.abs(comparison.combined.probabilities - expected.combined.probabilities).max() < 1e-3
+        assert np.abs(comparison.plain.probabilities - expected.plain.probabilities).max() < 1e-3
