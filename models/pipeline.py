@@ -157,9 +157,14 @@ class Pipeline:
         watch.batches += meanwhile.batches
 
     def _ask_spread(self, cores: int, classifier: Classifier, pixels: views.Pixels) -> Floats:
-        """As `classifier.logits`, a part of the batch a core."""
-        parts = np.array_split(pixels, min(cores, len(pixels)))
-        return np.concatenate(list(self._aside.map(classifier.logits, parts)))
+        """As `classifier.logits`, a part of the batch a core, one of them the caller's."""
+        own, *others = np.array_split(pixels, min(cores, len(pixels)))
+        asked = [self._aside.submit(classifier.logits, part) for part in others]
+        try:
+            answers = [classifier.logits(own)]
+        finally:
+            wait(asked)
+        return np.concatenate([*answers, *(one.result() for one in asked)])
 
 
 def _find(works: Sequence[_Work], watch: Stopwatch) -> None:

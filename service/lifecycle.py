@@ -1,6 +1,9 @@
 """How the service stops: it says so first, then its port is closed, then what was taken is finished."""
 
 import asyncio
+import faulthandler
+import logging
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any, cast
@@ -11,6 +14,8 @@ from service.connections import Connection
 from service.listener import SharedListener, accept_all
 from service.settings import settings
 
+log = logging.getLogger("figureground.lifecycle")
+
 # For a request that is on its way on a connection accepted last.
 _ON_THE_WAY_SECONDS = 0.25
 
@@ -20,6 +25,11 @@ def prepare_parent() -> None:
     from bentoml._internal.utils import circus  # 0.1 s and 4 MB that no worker needs.
 
     class Parent(circus.Arbiter):
+        def start(self, cb: Callable[[Any], Any] | None = None) -> None:
+            for watcher in self.iter_watchers():
+                watcher.hooks["after_reap"] = _tell_of_an_end
+            super().start(cb)
+
         def stop(self) -> Any:
             stopping = super().stop()
             self.sockets.close_all()
@@ -31,11 +41,21 @@ def prepare_parent() -> None:
 def prepare_worker() -> None:
     """To be called before BentoML makes the worker's server."""
     uvicorn.Server = _Worker  # type: ignore[misc]
+    # Of a driver, say: a process that is ended so would tell nobody.
+    faulthandler.enable()
 
 
 def drain_before_stopping(drain: Callable[[], None], seconds: float) -> None:
     """On SIGTERM or SIGINT, this worker shall `drain` at once, and go on to answer for `seconds`."""
     _Worker.drain, _Worker.drain_seconds = staticmethod(drain), seconds
+
+
+def _tell_of_an_end(watcher: Any, process_pid: int, exit_code: int | None, **_: object) -> None:
+    """A worker that is not asked to stop is replaced, for ever, and without a word."""
+    if watcher.is_stopping() or watcher.is_stopped():
+        return
+    how = f"by {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"with exit code {exit_code}"
+    log.error("the worker process %d has ended, %s; another takes its place", process_pid, how)
 
 
 class _Worker(uvicorn.Server):

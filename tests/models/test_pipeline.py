@@ -475,6 +475,14 @@ def test_with_cores_to_spare_the_classifier_does_not_wait_for_the_detector(
     assert asked.is_set()
 
 
+def test_with_cores_to_spare_the_caller_works_too(served: Served, samples: Mapping[str, Photo]) -> None:
+    """A thread that only waits for two others leaves it to the system to give each a core of its own."""
+    threads = list[int]()
+    pipeline = doing(served, lambda: None, lambda: threads.append(threading.get_ident()))
+    pipeline.compare(samples["coffee"], Options(box=(9, 9, 90, 90), arms=("background", "center")), cores=2)
+    assert (len(threads), threads.count(threading.get_ident())) == (4, 2)
+
+
 def test_on_a_gpu_plain_and_crop_share_a_batch_always(served: Served, samples: Mapping[str, Photo]) -> None:
     backbone = served.classifier(None)
     on_gpu = replace(backbone, engine=Doing(backbone.engine, lambda: None, "cuda:0"))

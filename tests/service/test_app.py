@@ -446,6 +446,8 @@ def test_a_worker_that_ends_is_replaced(ends: signal.Signals, small_server: Serv
     assert before[1] in small_server.workers()
     _, left = psutil.wait_procs(its_own, 10)
     assert (len(its_own), left) == (2, [])
+    told = f"the worker process {before[0].pid} has ended, by {ends.name}; another takes its place"
+    assert told in small_server.output.read_text()
 
 
 def test_stopping_loses_no_accepted_request(small_server: Server, photo: Path) -> None:
@@ -463,6 +465,7 @@ def test_stopping_loses_no_accepted_request(small_server: Server, photo: Path) -
                 except httpx.ConnectError:
                     return statuses
 
+    replaced = small_server.output.read_text().count("another takes its place")
     with ThreadPoolExecutor(8) as clients:
         asking = [clients.submit(keep_asking, number % 2) for number in range(8)]
         time.sleep(1)
@@ -476,6 +479,7 @@ def test_stopping_loses_no_accepted_request(small_server: Server, photo: Path) -
     # Both workers came to their end, and none of them by an error.
     assert output.count("Service instance cleanup finalized") >= 2
     assert "Traceback" not in output
+    assert output.count("another takes its place") == replaced
 
 
 def wait_for_draining(server: Server) -> None:
