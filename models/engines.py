@@ -129,8 +129,7 @@ class TorchEngine:
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         most = self.sizes[-1] if self.sizes else len(inputs[0])
-        outputs = [self._forward(piece) for piece in pieces(inputs, most)]
-        return outputs[0] if len(outputs) == 1 else joined(outputs)
+        return joined([self._forward(piece) for piece in pieces(inputs, most)])
 
     def record(self, examples: tuple[Array, ...]) -> None:
         """Every size that can be; the others are computed as before, which is slower."""

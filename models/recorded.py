@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.batching import fitting
+
 Array = NDArray[Any]
 # How far a recording's answers may be from those before it: other kernels may have been chosen.
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
@@ -86,7 +88,7 @@ class Recorded:
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """At most as many rows as the largest size."""
         rows = len(inputs[0])
-        recording = self._recordings[next(size for size in self.sizes if size >= rows)]
+        recording = self._recordings[fitting(rows, self.sizes)]
         with self._alone:
             # Rows beyond these are an earlier batch's; nobody looks at their answers.
             for place, array in zip(recording.inputs, inputs, strict=True):
