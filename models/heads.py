@@ -27,6 +27,8 @@ _TUNED = "backbone."
 _LEAST_SCORE = 1e-6
 # Of a share: above what float32 rounds away.
 _ROUNDING = 1e-6
+# Of a probability's logit: those beyond it, on either side, give the same probability.
+_MOST_LOGIT = 80.0
 
 
 class HeadError(ValueError):
@@ -99,7 +101,7 @@ class Tuning:
         """
         bounded = np.clip(scores.astype(np.float64), _LEAST_SCORE, 1 - _LEAST_SCORE)
         logits = self.score_slope * np.log(bounded / (1 - bounded)) + self.score_offset
-        return np.asarray(1 / (1 + np.exp(-logits.clip(-80, 80))), np.float32)
+        return np.asarray(1 / (1 + np.exp(-logits.clip(-_MOST_LOGIT, _MOST_LOGIT))), np.float32)
 
     def uncalibrated(self, probability: float) -> float:
         """A head's own score below which none is calibrated to that probability, a little less for rounding's sake.
@@ -107,10 +109,10 @@ class Tuning:
         0 where there is none.
         """
         bounded = min(probability * (1 - _ROUNDING), 1 - _ROUNDING)
-        if bounded <= 0 or self.score_slope <= 0:
+        if bounded <= 1 / (1 + math.exp(_MOST_LOGIT)) or self.score_slope <= 0:
             return 0.0
         logit = (math.log(bounded / (1 - bounded)) - self.score_offset) / self.score_slope
-        own = (1 - _ROUNDING) / (1 + math.exp(min(-logit, 80.0)))
+        own = (1 - _ROUNDING) / (1 + math.exp(min(-logit, _MOST_LOGIT)))
         return own if own > _LEAST_SCORE else 0.0
 
 

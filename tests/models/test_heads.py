@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -134,6 +134,8 @@ def test_calibrated(slope: float, offset: float, expected: list[float]) -> None:
     probability=st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1e-9, 0.2, 1 - 1e-7, 1.0])),
     seed=st.integers(0, 2**32 - 1),
 )
+@example(slope=12.0, offset=0.0, probability=8.7e-72, seed=0)
+@example(slope=12.0, offset=0.0, probability=1.8048514e-35, seed=0)
 def test_no_score_below_the_uncalibrated_becomes_the_probability(
     slope: float, offset: float, probability: float, seed: int
 ) -> None:
