@@ -118,10 +118,10 @@ def gpu_watched() -> Iterator[list[float]]:
 def measured(way: str, server: Server, clients: int, seconds: float) -> Turn:
     requests = [server.encode(photo) for photo in photos_of("500x375")]
     run_closed(server.port, requests, clients, _WARM_UP_SECONDS)
-    before = _cpu_seconds(server)
+    before = server.cpu_seconds()
     with gpu_watched() as busy:
         load = run_closed(server.port, requests, clients, seconds)
-    cpu, good = _cpu_seconds(server) - before, load.statuses[200]
+    cpu, good = server.cpu_seconds() - before, load.statuses[200]
     return Turn(
         way=way,
         clients=clients,
@@ -134,11 +134,6 @@ def measured(way: str, server: Server, clients: int, seconds: float) -> Turn:
         gpu=float(np.mean(busy)) if busy else float("nan"),
         client=load.client_share,
     )
-
-
-def _cpu_seconds(server: Server) -> float:
-    times = (process.cpu_times() for process in server.family())
-    return float(sum(one.user + one.system for one in times))
 
 
 @contextmanager
@@ -199,9 +194,10 @@ def serve(
             for name, server in servers.items()
         )
         best = max(_told(turns, f"serve-{device.partition(':')[0]}.json"), key=lambda turn: float(turn["rate"]))
+    gpu = "" if np.isnan(best["gpu"]) else f", the GPU {best['gpu']:.0%} of the time"
     print(
-        f"{best['rate']:.0f} photos/s at {best['clients']} clients with {best['way']}: {best['cores']:.1f} of {CORES} "
-        f"cores busy, the GPU {best['gpu']:.0%} of the time"
+        f"{best['rate']:.0f} photos/s at {best['clients']} clients with {best['way']}: "
+        f"{best['cores']:.1f} of {CORES} cores busy{gpu}"
     )
 
 

@@ -38,16 +38,11 @@ class Turn:
 def measured(server: Server, clients: int, seconds: float) -> Turn:
     server.resume()
     requests = [server.encode(photo) for photo in photos_of("500x375")]
-    before = _cpu_seconds(server)
+    before = server.cpu_seconds()
     load = run_closed(server.port, requests, clients, seconds)
-    cpu = _cpu_seconds(server) - before
+    cpu = server.cpu_seconds() - before
     server.pause()
     return Turn(load.rate, 1000 * cpu / max(1, load.statuses[200]))
-
-
-def _cpu_seconds(server: Server) -> float:
-    times = (process.cpu_times() for process in server.family())
-    return float(sum(one.user + one.system for one in times))
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -16,6 +16,8 @@ from models.served import Loading, Served, load
 
 LITE0 = "tf_efficientnet_lite0.in1k"
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
 
 def fcos(detector: Detector) -> FcosDetector:
     """The same, known to be one of ours."""

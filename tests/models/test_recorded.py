@@ -18,9 +18,8 @@ from models.photo import Photo
 from models.pipeline import Pipeline
 from models.recorded import Recorded
 from models.served import Loading, load
-from tests.conftest import LITE0, fcos
+from tests.conftest import LITE0, fcos, needs_gpu
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 everywhere = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 
 

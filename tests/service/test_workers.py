@@ -9,15 +9,13 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-import torch
 from prometheus_client import REGISTRY
 
 from models.served import Served
 from service import workers
 from service.drift import Windows
 from service.running import family
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+from tests.conftest import needs_gpu
 
 
 def value(name: str, **labels: str) -> float:
