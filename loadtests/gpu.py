@@ -26,8 +26,10 @@ from loadtests.contenders import CORES
 from loadtests.photos import photos_of
 from loadtests.rivals.models import BACKBONE, DETECTOR
 from loadtests.servers import Server, changed_figureground
+from models.batching import repeated
 from models.catalog import Catalog
 from models.engines import GPU_SIZES, Graph, TorchEngine, make_engine
+from service.settings import Settings
 
 _RESULTS = Path(__file__).parent / "results"
 _SERVICE = "service.app:Figureground"
@@ -72,7 +74,7 @@ def compared(graph: Graph, device: str, cache: Path, repeat: int) -> Iterator[Fo
     examples = graph.examples()
     recorded.record(examples)
     for size in GPU_SIZES:
-        batch = tuple(np.resize(array, (size, *array.shape[1:])) for array in examples)
+        batch = repeated(examples, size)
         slow, fast = (_median(engine, batch, repeat) for engine in (eager, recorded))
         pairs = zip(recorded.run(*batch), reference.run(*batch), strict=True)
         change = max(float(np.abs(found - expected).max()) for found, expected in pairs)
@@ -172,8 +174,6 @@ def forwards(
     repeat: Annotated[int, typer.Option(help="Forwards of each; the median is told.", min=1)] = 30,
 ) -> None:
     """Milliseconds of a forward, eager and recorded, and how far its answers are from the CPU's."""
-    from service.settings import Settings
-
     cache, catalog = Settings().cache_dir, Catalog()
     graphs = [catalog.backbone(BACKBONE).graph(), catalog.detector(DETECTOR).graph()]
     _told((one for graph in graphs for one in compared(graph, device, cache, repeat)), "forwards-gpu.json")

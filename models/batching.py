@@ -111,6 +111,11 @@ def joined(pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
 
 
+def repeated(inputs: Sequence[Array], rows: int) -> tuple[Array, ...]:
+    """So many rows of the same, over and over."""
+    return tuple(np.resize(array, (rows, *array.shape[1:])) for array in inputs)
+
+
 def fitting(rows: int, sizes: Sequence[int]) -> int:
     """The smallest of the sizes, in rising order, that holds so many rows; so many, where none does."""
     return next((size for size in sizes if size >= rows), rows)

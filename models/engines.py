@@ -22,9 +22,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.batching import BatchingEngine, filled_up, fitting, joined, pieces
+from models.batching import BatchingEngine, filled_up, fitting, joined, pieces, repeated
 from models.quantised import Calibration, CalibrationError, quantised
-from models.recorded import Recorded
+from models.recorded import Recorded, outputs_of
 
 log = logging.getLogger("figureground.engines")
 
@@ -142,7 +142,7 @@ class TorchEngine:
     def warm_up(self, examples: tuple[Array, ...]) -> None:
         """Runs a batch of every size."""
         for size in self.sizes:
-            self.run(*(np.resize(array, (size, *array.shape[1:])) for array in examples))
+            self.run(*repeated(examples, size))
 
     def _forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         import torch
@@ -167,8 +167,7 @@ class TorchEngine:
         if self.threads and torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
-            outputs = self.module(*(self._on_device(torch.from_numpy(array)) for array in inputs))
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            outputs = outputs_of(self.module, [self._on_device(torch.from_numpy(array)) for array in inputs])
             return tuple(output[:rows].float().cpu().numpy() for output in outputs)
 
     def _on_device(self, tensor: Any) -> Any:

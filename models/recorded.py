@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.batching import fitting
+from models.batching import Array, fitting, repeated
 
-Array = NDArray[Any]
 # How far a recording's answers may be from those before it: other kernels may have been chosen.
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
 # torch records one graph at a time.
 _one_at_a_time = threading.Lock()
+
+
+def outputs_of(module: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """A forward's, also where there is one only."""
+    outputs = module(*inputs)
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Recorded:
     @property
     def sizes(self) -> list[int]:
         """In rising order."""
-        return sorted(self._recordings)
+        return list(self._recordings)
 
     def record(self, size: int, examples: Sequence[Array]) -> None:
         """Makes ready for batches of `size` rows like the examples'. The largest size first: the others need no more.
@@ -66,15 +70,14 @@ class Recorded:
         import torch
 
         with torch.inference_mode():
-            staged = [torch.from_numpy(np.resize(array, (size, *array.shape[1:]))) for array in examples]
-            staged = [self._kept(one) for one in staged]
+            staged = [self._kept(torch.from_numpy(array)) for array in repeated(examples, size)]
             placed = [one.to(self.device) for one in staged]
-            answers = [self._kept(output.float().cpu()) for output in self._forward(placed)]
+            answers = [self._kept(output.float().cpu()) for output in outputs_of(self.module, placed)]
 
             def step() -> None:
                 for there, here in zip(placed, staged, strict=True):
                     there.copy_(here, non_blocking=True)
-                for here, output in zip(answers, self._forward(placed), strict=True):
+                for here, output in zip(answers, outputs_of(self.module, placed), strict=True):
                     here.copy_(output, non_blocking=True)
 
             play = self._captured(step) if self._on_gpu else torch.inference_mode()(step)
@@ -83,7 +86,8 @@ class Recorded:
         play()
         if not all(np.allclose(*pair, rtol=_RELATIVE, atol=_ABSOLUTE) for pair in zip(outputs, expected, strict=True)):
             raise RuntimeError("what was recorded answers otherwise")
-        self._recordings[size] = _Recording(inputs, play, outputs, [*staged, *placed, *answers])
+        recording = _Recording(inputs, play, outputs, [*staged, *placed, *answers])
+        self._recordings = dict(sorted({**self._recordings, size: recording}.items()))
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """At most as many rows as the largest size."""
@@ -95,10 +99,6 @@ class Recorded:
                 place[:rows] = array
             recording.play()
             return tuple(output[:rows].copy() for output in recording.outputs)
-
-    def _forward(self, placed: Sequence[Any]) -> tuple[Any, ...]:
-        outputs = self.module(*placed)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
 
     def _kept(self, tensor: Any) -> Any:
         """Where a GPU reads and writes without the processor."""

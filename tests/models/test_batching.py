@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from models.batching import Array, BatchingEngine, filled_up, joined, pieces
+from models.batching import Array, BatchingEngine, filled_up, joined, pieces, repeated
 from models.engines import EngineName
 
 
@@ -110,3 +110,10 @@ def test_pieces_and_joined() -> None:
 @pytest.mark.parametrize(("sizes", "expected"), [((), [1, 2, 3]), ((1, 4), [1, 2, 3, 3]), ((1, 2), [1, 2, 3])])
 def test_filled_up(sizes: tuple[int, ...], expected: list[int]) -> None:
     assert filled_up(np.array([1, 2, 3]), sizes).tolist() == expected
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 1, 2, 1])])
+def test_repeated(rows: int, expected: list[int]) -> None:
+    numbers, pairs = repeated((np.array([1, 2]), np.array([[1, 1], [2, 2]])), rows)
+    assert numbers.tolist() == expected
+    assert pairs.tolist() == [[number, number] for number in expected]

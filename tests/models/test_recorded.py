@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import bundled_backbone
+from models.batching import repeated
 from models.catalog import DEFAULT_DETECTORS, Catalog
 from models.comparison import Options
 from models.engines import Graph, TorchEngine, make_engine
@@ -162,7 +163,7 @@ def test_every_model_of_ours_can_be_recorded(number: int, catalog: Catalog) -> N
 def test_a_gpu_answers_as_the_cpu_does(number: int, catalog: Catalog) -> None:
     graph = graphs(catalog)[number]
     engine = make_engine(graph, "auto", "cuda", cache=None)  # type: ignore[arg-type]
-    examples = tuple(np.resize(array, (5, *array.shape[1:])) for array in graph.examples())
+    examples = repeated(graph.examples(), 5)
     expected = TorchEngine(graph.build(), "cpu").run(*examples)
     for found, wanted in zip(engine.run(*examples), expected, strict=True):
         assert np.abs(found - wanted).max() < 1e-3 * max(1, np.abs(wanted).max())
