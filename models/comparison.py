@@ -88,7 +88,7 @@ class Comparison:
     """The answer for one photo. `boxes` are all that passed, the best first under the policy.
 
     `stages` are seconds spent in detect, crop and classify, of the whole batch that the photo was in, and `batches` how
-    many views the classifier was given at once, call by call.
+    many photos the detector, and views the classifier, was given at once, call by call.
     """
 
     size: tuple[int, int]
@@ -104,7 +104,7 @@ class Comparison:
     combined: Prediction
     arms: Mapping[Arm, Prediction | None]
     stages: Mapping[str, float] = field(default_factory=dict)
-    batches: tuple[int, ...] = ()
+    batches: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def box(self) -> Box | None:

@@ -136,6 +136,7 @@ class TorchEngine:
         for size in reversed(self.sizes):
             try:
                 self.recorded.record(size, examples)
+                log.info("batches of %d on %s are recorded", size, self.device)
             except RuntimeError as error:
                 log.warning("batches of %d on %s cannot be recorded: %s", size, self.device, error)
 

@@ -84,11 +84,11 @@ class _Work:
 
 
 class Stopwatch:
-    """Seconds by stage; stages may be entered more than once. `batches` are the classifier's sizes, in views."""
+    """Seconds by stage; stages may be entered more than once. `batches` are as those of a `Comparison`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"detect": 0.0, "crop": 0.0, "classify": 0.0}
-        self.batches: list[int] = []
+        self.batches: dict[Stage, list[int]] = {"detect": [], "classify": []}
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
@@ -154,7 +154,7 @@ class Pipeline:
             with watch.stage("classify"):
                 wait([plain])
         plain.result()
-        watch.batches += meanwhile.batches
+        watch.batches["classify"] += meanwhile.batches["classify"]
 
     def _ask_spread(self, cores: int, classifier: Classifier, pixels: views.Pixels) -> Floats:
         """As `classifier.logits`, a part of the batch a core, one of them the caller's."""
@@ -170,18 +170,19 @@ class Pipeline:
 def _find(works: Sequence[_Work], watch: Stopwatch) -> None:
     """The boxes, and where the crops are."""
     with watch.stage("detect"):
-        _detect(works)
+        _detect(works, watch)
     for work in works:
         _place_crops(work)
 
 
-def _detect(works: Sequence[_Work]) -> None:
+def _detect(works: Sequence[_Work], watch: Stopwatch) -> None:
     """One detector batch a detector; boxes in the order of each request's policy."""
     unknown = [work for work in works if work.options.box is None]
     for group in _groups(unknown, lambda work: id(work.detector)):
         photos = {id(work.photo): work.photo for work in group}
         least = min(work.min_score for work in group)
         found = dict(zip(photos, group[0].detector.detect(list(photos.values()), least), strict=True))
+        watch.batches["detect"].append(len(photos))
         for work in group:
             _keep_boxes(work, found[id(work.photo)])
 
@@ -282,7 +283,7 @@ def _classify(
                 pixels = np.stack([_pixels(work, view) for work, view in fresh.values()])
             with watch.stage("classify"):
                 logits.update(zip(fresh, ask(group[0].classifier, pixels), strict=True))
-            watch.batches.append(len(fresh))
+            watch.batches["classify"].append(len(fresh))
         for question, work, view in asked:
             if view == "detector":
                 with watch.stage("classify"):
@@ -345,7 +346,7 @@ def _conclude(work: _Work, combined: Floats, watch: Stopwatch) -> Comparison:
         combined=plain if cropped is None else Prediction(combined),
         arms={arm: _arm(work, arm) for arm in work.options.arms},
         stages=dict(watch.seconds),
-        batches=tuple(watch.batches),
+        batches={stage: tuple(sizes) for stage, sizes in watch.batches.items()},
     )
 
 

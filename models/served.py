@@ -146,6 +146,7 @@ def load(
         start = time.perf_counter()
         yield
         seconds[name] = time.perf_counter() - start
+        log.info("%s is loaded, which took %.1f s", name, seconds[name])
 
     def engine_for(graph: Graph) -> Engine:
         engine = make_engine(graph, loading.engine, device, loading.cache, loading.threads, photos)

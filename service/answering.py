@@ -1,7 +1,9 @@
-"""One photo's whole way, from its bytes to the answer's: in a thread, or in a process of its own."""
+"""Photos' whole way, from their bytes to those of the answers: in a thread, or in a process of its own."""
 
 import logging
 import pickle
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -10,7 +12,7 @@ from models.pipeline import Pipeline
 from models.trial import Trial
 from service import answers
 from service.journal import row_of
-from service.outcomes import Outcome, Summary, outcome_of
+from service.outcomes import Asked, Outcome, Summary, outcomes_of
 from service.rows import PackedRow
 from service.scheduler import Turn
 
@@ -58,9 +60,26 @@ class Answering:
     trial: Trial
     with_rows: bool
 
-    def __call__(self, question: Question, turn: Turn) -> Answered:
-        """Raises as `service.outcomes.outcome_of` does."""
-        outcome = outcome_of(question.photo, question.options, self.pipeline, self.max_pixels, self.trial, *turn)
+    def __call__(self, asked: Sequence[tuple[Question, Turn]]) -> list[Answered | Exception]:
+        """As `service.scheduler.Work`. The errors are those of `service.outcomes.outcomes_of`."""
+        if len(asked) > 1:
+            # One of them can spoil it for all; which one is seen when each is alone.
+            with suppress(Exception):
+                return [*self._answers(asked)]
+        return [self._alone(one) for one in asked]
+
+    def _alone(self, asked: tuple[Question, Turn]) -> Answered | Exception:
+        try:
+            return self._answers([asked])[0]
+        except Exception as error:
+            return error
+
+    def _answers(self, asked: Sequence[tuple[Question, Turn]]) -> list[Answered]:
+        photos = [Asked(question.photo, question.options, turn.waited) for question, turn in asked]
+        outcomes = outcomes_of(photos, self.pipeline, self.max_pixels, self.trial, asked[0][1].cores)
+        return [self._answer(outcome, question) for outcome, (question, _) in zip(outcomes, asked, strict=True)]
+
+    def _answer(self, outcome: Outcome, question: Question) -> Answered:
         row = self._row(outcome, question) if self.with_rows else None
         if question.png:
             body = answers.as_png(outcome)

@@ -234,7 +234,8 @@ class Figureground:
         file = io.BytesIO()
         Image.new("RGB", (320, 240), "grey").save(file, "JPEG")
         question = Question(file.getvalue(), Options(min_score=0), "warm-up")
-        works = [self.hands.start(question, Turn(waited=0, cores=2)) for _ in range(self.hands.number)]
+        asked = [(question, Turn(waited=0, cores=2))] * self.hands.together
+        works = [work for _ in range(self.hands.number) for work in self.hands.start(asked)]
         await asyncio.gather(*works, return_exceptions=True)
 
     def _hands(self, served: Served) -> Hands[Question, Answered]:

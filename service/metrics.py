@@ -226,12 +226,11 @@ def observe(photo: Summary) -> None:
     """One photo that was compared."""
     for stage, seconds in photo.seconds.items():
         labelled(stage_seconds, stage).observe(seconds)
-    # An engine that makes batches of several photos' views tells of them itself.
-    if not photo.given_box and photo.detector not in _batching:
-        labelled(batch_size, "detect").observe(1)
-    if photo.backbone not in _batching:
-        for views in photo.batches:
-            labelled(batch_size, "classify").observe(views)
+    for stage, sizes in photo.batches.items():
+        # An engine that makes batches of several photos' views tells of them itself.
+        if (photo.detector if stage == "detect" else photo.backbone) not in _batching:
+            for size in sizes:
+                labelled(batch_size, stage).observe(size)
     if photo.given_box:
         return  # A box that somebody gave says nothing of the detector.
     labelled(comparisons, photo.backbone, photo.detector, photo.outcome).inc()

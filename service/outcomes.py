@@ -1,8 +1,9 @@
-"""One photo's way through the core, timed: what the service does in a thread, and the command without a server."""
+"""Photos on their way through the core, timed: what the service does, and the command without a server."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from models.comparison import Comparison, ComparisonOutcome, Options
 from models.photo import Photo, read_photo
@@ -44,9 +45,9 @@ class Outcome:
 class Summary:
     """What is counted of an outcome, without its pixels and probabilities.
 
-    `seconds` and `ended_ns` as of an `Outcome`; `batches` are the classifier's sizes, in views; `shift` is the first
-    probability of the cropped photo minus that of the plain one; `box_area` is the first box's share of the photo.
-    `given_box`: by the request.
+    `seconds` and `ended_ns` as of an `Outcome`; `batches` are the sizes by stage, told by the first of those that were
+    in them; `shift` is the first probability of the cropped photo minus that of the plain one; `box_area` is the first
+    box's share of the photo. `given_box`: by the request.
     """
 
     backbone: str
@@ -55,7 +56,7 @@ class Summary:
     given_box: bool
     seconds: Mapping[str, float]
     ended_ns: int
-    batches: tuple[int, ...]
+    batches: Mapping[str, tuple[int, ...]]
     shift: float | None
     box_area: float | None
     box_score: float | None
@@ -75,16 +76,38 @@ def outcome_of(
     Raises `models.photo.PhotoError`, `models.trial.NoTrial`, `models.served.UnservedChoice` and
     `models.pipeline.BoxOutsidePhoto`.
     """
+    return outcomes_of([Asked(data, options, waited)], pipeline, max_pixels, trial, cores)[0]
+
+
+class Asked(NamedTuple):
+    """A photo's file and what is wanted of it, after so many seconds in a queue."""
+
+    data: bytes
+    options: Options
+    waited: float
+
+
+def outcomes_of(
+    asked: Sequence[Asked], pipeline: Pipeline, max_pixels: int, trial: Trial | None, cores: int
+) -> list[Outcome]:
+    """As `outcome_of`, of several in one batch, whose stages count for each of them. Raises for any of them."""
     start = time.perf_counter()
-    if trial is not None:
-        trial.check(data)
-    photo = read_photo(data, max_pixels)
-    decoded = time.perf_counter()
-    comparison = pipeline.compare(photo, options, cores)
-    seconds = {
-        "decode": decoded - start,
-        "queue": waited,
-        **comparison.stages,
-        "total": waited + time.perf_counter() - start,
-    }
-    return Outcome(photo, comparison, options, seconds)
+    photos, decoding = [], []
+    for one in asked:
+        begun = time.perf_counter()
+        if trial is not None:
+            trial.check(one.data)
+        photos.append(read_photo(one.data, max_pixels))
+        decoding.append(time.perf_counter() - begun)
+    first, *others = pipeline.compare_all(photos, [one.options for one in asked], cores)
+    comparisons = [first, *(replace(other, batches={}) for other in others)]
+    passed = time.perf_counter() - start
+    return [
+        Outcome(
+            photo,
+            comparison,
+            one.options,
+            {"decode": decoded, "queue": one.waited, **comparison.stages, "total": one.waited + passed},
+        )
+        for one, photo, comparison, decoded in zip(asked, photos, comparisons, decoding, strict=True)
+    ]

@@ -16,9 +16,8 @@ from models.pipeline import BoxOutsidePhoto
 from models.served import NotYetLoaded, UnservedChoice
 from models.trial import NoTrial
 from service import logs, metrics
-from service.children import ChildLost
 from service.database import DatabaseAway
-from service.scheduler import DeadlinePassed, Draining, QueueFull
+from service.scheduler import DeadlinePassed, Draining, HandLost, QueueFull
 
 log = logging.getLogger("figureground.problems")
 
@@ -93,8 +92,8 @@ def as_problem(error: Exception) -> Problem:
         return Problem(422, _described(error))
     if isinstance(error, QueueFull):
         return Problem(429, str(error), {"Retry-After": str(error.retry_after)})
-    if isinstance(error, (Draining, DatabaseAway, NotYetLoaded, NoTrial, ChildLost)):
-        reason = "process_lost" if isinstance(error, ChildLost) else None
+    if isinstance(error, (Draining, DatabaseAway, NotYetLoaded, NoTrial, HandLost)):
+        reason = "process_lost" if isinstance(error, HandLost) else None
         return Problem(503, str(error), {"Retry-After": str(_RETRY_AFTER)}, reason)
     for kind, status in _STATUSES:
         if isinstance(error, kind):

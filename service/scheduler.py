@@ -1,13 +1,13 @@
-"""Who works when: a bounded queue of jobs before a fixed number of hands, one job a hand."""
+"""Who works when: a bounded queue of jobs before a fixed number of hands, one job a hand, or a few where many wait."""
 
 import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 Q = TypeVar("Q", contravariant=True)
 A = TypeVar("A")
@@ -16,6 +16,11 @@ A = TypeVar("A")
 _LATEST = 0.1
 # A client that was answered so lately, in seconds, may be about to ask again.
 _LATELY = 0.01
+# How many must wait, for each hand, for every job that it takes at once: what one waits for its company is little then,
+# beside what it has waited before.
+_WAITING_A_JOB = 3
+# What those may have, in pixels: large photos gain nothing by company, and need their memory at the same time.
+_MOST_PIXELS_TOGETHER = 4_000_000
 _TOO_LATE = "The photo was not done before the deadline."
 
 
@@ -35,6 +40,13 @@ class DeadlinePassed(Exception):
     """A job had not ended in time."""
 
 
+class HandLost(Exception):
+    """The hand ended while it was at a job."""
+
+    def __init__(self, told: str = "The process that was at this photo has ended; try again in a moment.") -> None:
+        super().__init__(told)
+
+
 class Turn(NamedTuple):
     """When and how a job is done: after `waited` seconds in the queue, on so many `cores`."""
 
@@ -42,13 +54,21 @@ class Turn(NamedTuple):
     cores: int
 
 
+# Each question has an answer or an error of its own.
+Work: TypeAlias = Callable[[Sequence[tuple[Q, Turn]]], Sequence[A | Exception]]
+
+
 class Hands(Protocol[Q, A]):
-    """Who does the work: threads, or processes. All is called in the event loop's thread."""
+    """Who does the work: threads, or processes. All is called in the event loop's thread.
+
+    One does up to `together` jobs sooner at once than one after the other.
+    """
 
     number: int
+    together: int
 
-    def start(self, question: Q, turn: Turn) -> asyncio.Future[A]:
-        """Begin at once."""
+    def start(self, asked: Sequence[tuple[Q, Turn]]) -> list[asyncio.Future[A]]:
+        """One of them begins at once. The futures raise `HandLost` where it ends, and what the work raises."""
 
     def give_up(self, work: asyncio.Future[A]) -> None:
         """Nobody waits for this any more; it may be ended before its time, where that is possible."""
@@ -70,6 +90,10 @@ class _Job:
     queued: float = field(default_factory=time.perf_counter)
     started: float = 0.0
     work: asyncio.Future[Any] | None = None
+    # Those that its hand is still at, and how many they were at first, itself among them.
+    company: set["_Job"] = field(default_factory=set)
+    together: int = 1
+    wants_no_company: bool = False
 
 
 class Scheduler(Generic[Q, A]):
@@ -77,7 +101,9 @@ class Scheduler(Generic[Q, A]):
 
     One job alone may have more than `max_pixels`. A hand is taken until its job has ended, whether or not somebody
     still waits for the result; a job that begins while others have had nothing to do for a while may use a share of
-    their cores. `on_depth` is told how many jobs wait, whenever that changes. For one event loop.
+    their cores. Where many wait, whoever gets free takes several at once. Of those that are lost with their hand each
+    is done again alone, so that nobody suffers from another's photo. `on_depth` is told how many jobs wait, whenever
+    that changes. For one event loop.
     """
 
     def __init__(
@@ -88,6 +114,7 @@ class Scheduler(Generic[Q, A]):
         self._on_depth = on_depth or (lambda _: None)
         self._waiting: deque[_Job] = deque()
         self._working: set[_Job] = set()
+        self._busy = 0
         self._ends: deque[float] = deque(maxlen=hands.number)
         self._pixels = 0
         self._seconds = 0.0
@@ -102,8 +129,9 @@ class Scheduler(Generic[Q, A]):
 
         A thread cannot be stopped from outside; only a new process helps.
         """
-        begun = [job.started for job in self._working]
-        return len(begun) == self._hands.number and max(begun) < time.perf_counter() - seconds
+        if self._busy < self._hands.number:
+            return False
+        return max(job.started for job in self._working) < time.perf_counter() - seconds
 
     def check(self) -> None:
         """To be asked before a request's first job. Raises `Draining`, and `QueueFull` where `run` would now."""
@@ -125,8 +153,8 @@ class Scheduler(Generic[Q, A]):
         job = _Job(question, pixels, afterwards, loop.create_future())
         job.timer = loop.call_at(deadline, self._is_late, job)
         job.future.add_done_callback(partial(self._leave, job))
-        if len(self._working) < self._hands.number:
-            self._start(job)
+        if self._busy < self._hands.number:
+            self._start([job])
         else:
             self._waiting.append(job)
             self._count(pixels)
@@ -146,7 +174,7 @@ class Scheduler(Generic[Q, A]):
         await asyncio.sleep(0)
 
     def _check_room(self, pixels: int) -> None:
-        too_many = len(self._waiting) + len(self._working) >= self._hands.number + self._max_queue
+        too_many = self._busy == self._hands.number and len(self._waiting) >= self._max_queue
         if too_many or (self._waiting and self._pixels + pixels > self._max_pixels):
             raise QueueFull(self._retry_after())
 
@@ -159,13 +187,32 @@ class Scheduler(Generic[Q, A]):
         """Whole seconds until the jobs that wait now will have been worked off; at least 1."""
         return max(1, math.ceil(self._seconds * len(self._waiting) / self._hands.number))
 
-    def _start(self, job: _Job) -> None:
-        job.started = time.perf_counter()
-        self._working.add(job)
-        job.work = self._hands.start(job.question, Turn(job.started - job.queued, self._cores(job.started)))
-        job.work.add_done_callback(partial(self._end, job))
-        # The photo shall not stay until the answer has been sent.
-        job.question = None
+    def _start(self, jobs: Sequence[_Job]) -> None:
+        """One hand, at all of them."""
+        now = time.perf_counter()
+        self._busy += 1
+        cores, company = self._cores(now), set(jobs)
+        works = self._hands.start([(job.question, Turn(now - job.queued, cores)) for job in jobs])
+        for job, work in zip(jobs, works, strict=True):
+            job.started, job.work, job.company, job.together = now, work, company, len(jobs)
+            self._working.add(job)
+            work.add_done_callback(partial(self._end, job))
+            if len(jobs) == 1:
+                # The photo shall not stay until the answer has been sent.
+                job.question = None
+
+    def _start_next(self) -> None:
+        """One of those that wait, or several where there are many."""
+        most = min(self._hands.together, len(self._waiting) // (_WAITING_A_JOB * self._hands.number))
+        jobs = [self._waiting.popleft()]
+        pixels = jobs[0].pixels
+        while len(jobs) < most and not (jobs[0].wants_no_company or self._waiting[0].wants_no_company):
+            if pixels + self._waiting[0].pixels > _MOST_PIXELS_TOGETHER:
+                break
+            jobs.append(self._waiting.popleft())
+            pixels += jobs[-1].pixels
+        self._start(jobs)
+        self._count(-pixels)
 
     def _cores(self, now: float) -> int:
         """The share of a job that begins now, among those in work and those that may be about to come.
@@ -173,20 +220,26 @@ class Scheduler(Generic[Q, A]):
         One of these is it itself, where it comes from a client that was answered lately.
         """
         lately = sum(now - end < _LATELY for end in self._ends)
-        return max(1, self._hands.number // (len(self._working) + max(0, lately - 1)))
+        return max(1, self._hands.number // (self._busy + max(0, lately - 1)))
 
     def _end(self, job: _Job, work: asyncio.Future[Any]) -> None:
         now = time.perf_counter()
+        seconds, error = (now - job.started) / job.together, work.exception()
+        again = isinstance(error, HandLost) and job.together > 1 and not job.future.done()
+        if again:
+            self._wait_again(job)
         self._working.remove(job)
-        self._ends.append(now)
+        job.company.remove(job)
+        if not job.company:
+            self._busy -= 1
+            self._ends.append(now)
+            if self._waiting:
+                # First: the hand shall not wait for us.
+                self._start_next()
+        self._seconds += (seconds - self._seconds) * (_LATEST if self._seconds else 1)
+        if again:
+            return
         job.timer.cancel()
-        if self._waiting:
-            # First: the hand shall not wait for us.
-            following = self._waiting.popleft()
-            self._start(following)
-            self._count(-following.pixels)
-        self._seconds += (now - job.started - self._seconds) * (_LATEST if self._seconds else 1)
-        error = work.exception()
         if not job.future.done():
             if error is None:
                 job.future.set_result(work.result())
@@ -194,6 +247,12 @@ class Scheduler(Generic[Q, A]):
                 job.future.set_exception(error)
         if error is None:
             asyncio.get_running_loop().call_soon(job.afterwards, work.result())
+
+    def _wait_again(self, job: _Job) -> None:
+        """Before all others: it has waited for its turn."""
+        job.work, job.wants_no_company = None, True
+        self._waiting.appendleft(job)
+        self._count(job.pixels)
 
     def _leave(self, job: _Job, _: asyncio.Future[Any]) -> None:
         """Nobody waits for the job any more: it has been answered, its time is up, or its client has gone."""

@@ -77,7 +77,7 @@ def test_as_the_pipeline_answers(
     true = [float(one.combined.probabilities[label]) for one, label in pairs]
     assert found.log_loss == pytest.approx(-np.log(np.array(true) + 1e-6).mean(), rel=0.02)
     assert found.no_detection == percent([one.no_crop_reason == "no_detection" for one in comparisons])
-    assert found.forwards == pytest.approx(np.mean([sum(one.batches) for one in comparisons]))
+    assert found.forwards == pytest.approx(np.mean([sum(one.batches["classify"]) for one in comparisons]))
     assert found.oracle >= max(found.plain, found.first_crop, found.rescored)
 
 

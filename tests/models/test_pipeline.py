@@ -159,8 +159,8 @@ def test_a_doubt_takes_a_closer_look(served: Served, samples: Mapping[str, Photo
     nearer = 0
     for photo in samples.values():
         found, before = (pipeline.compare(photo, Options()) for pipeline in (closer, once))
-        assert found.batches == (2, 3)
-        assert before.batches == (2, 2)
+        assert found.batches == {"detect": (1,), "classify": (2, 3)}
+        assert before.batches == {"detect": (1,), "classify": (2, 2)}
         assert found.box is not None
         box = np.array(found.box.xyxy)
         wide, near = (crop_box(box, margin, *photo.size).tolist() for margin in (0.0, -0.35))
@@ -444,7 +444,7 @@ def test_cores_to_spare_change_no_answer(
     rows = counting.rows
     for found, expected in zip(pipeline.compare_all(photos, [options] * 3, cores), alone, strict=True):
         assert_same(found, expected)
-        assert sum(found.batches) == sum(expected.batches) == rows
+        assert sum(found.batches["classify"]) == sum(expected.batches["classify"]) == rows
     assert counting.rows == 2 * rows
 
 
@@ -487,7 +487,7 @@ def test_on_a_gpu_plain_and_crop_share_a_batch_always(served: Served, samples: M
     backbone = served.classifier(None)
     on_gpu = replace(backbone, engine=Doing(backbone.engine, lambda: None, "cuda:0"))
     pipeline = Pipeline(replace(served, backbones={LITE0: on_gpu}))
-    assert pipeline.compare(samples["coffee"], Options(min_score=0), cores=2).batches[0] == 2
+    assert pipeline.compare(samples["coffee"], Options(min_score=0), cores=2).batches["classify"][0] == 2
 
 
 def test_an_error_waits_for_what_is_done_meanwhile(served: Served, samples: Mapping[str, Photo]) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -5,13 +6,14 @@ import orjson
 import pytest
 
 from models.comparison import Options
-from models.photo import UnreadablePhoto
-from models.pipeline import Pipeline
+from models.photo import Photo, UnreadablePhoto
+from models.pipeline import BoxOutsidePhoto, Pipeline
 from models.served import Served
 from models.trial import Trial
 from service import answering
 from service.answering import Answering, Question
 from service.scheduler import Turn
+from tests.models.mutations import encoded
 
 NOW = Turn(waited=0, cores=1)
 
@@ -28,7 +30,7 @@ def data(photo: Path) -> bytes:
 
 @pytest.mark.parametrize("with_rows", [False, True])
 def test_an_answer_has_its_summary_and_its_row(make: Any, data: bytes, with_rows: bool) -> None:
-    answered = make(with_rows)(Question(data, Options(), "abc"), Turn(0.5, 1))
+    answered = make(with_rows)([(Question(data, Options(), "abc"), Turn(0.5, 1))])[0]
     answer, (summary, row) = orjson.loads(answered.body), answered.recorded()
     assert answer["request_id"] == "abc"
     assert answer["timings_ms"]["queue"] == 500
@@ -44,19 +46,60 @@ def test_an_answer_has_its_summary_and_its_row(make: Any, data: bytes, with_rows
 
 
 def test_a_picture_is_a_png(make: Any, data: bytes) -> None:
-    assert make(False)(Question(data, Options(), "abc", png=True), NOW).body.startswith(b"\x89PNG")
+    assert make(False)([(Question(data, Options(), "abc", png=True), NOW)])[0].body.startswith(b"\x89PNG")
 
 
 def test_what_makes_no_row_is_answered_all_the_same(
     make: Any, data: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(answering, "row_of", lambda *_: 1 / 0)
-    answered = make(True)(Question(data, Options(), "abc"), NOW)
+    answered = make(True)([(Question(data, Options(), "abc"), NOW)])[0]
     assert answered.recorded().row is None
     assert orjson.loads(answered.body)["plain"]
     assert "makes no row" in caplog.text
 
 
 def test_no_photo_is_an_error(make: Any, data: bytes) -> None:
-    with pytest.raises(UnreadablePhoto):
-        make(True)(Question(data[:1000], Options(), "abc"), NOW)
+    (found,) = make(True)([(Question(data[:1000], Options(), "abc"), NOW)])
+    assert isinstance(found, UnreadablePhoto)
+
+
+def without_times(body: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = orjson.loads(body)
+    del answer["timings_ms"]
+    return answer
+
+
+def test_several_are_answered_as_each_alone_is(make: Any, samples: Mapping[str, Photo]) -> None:
+    """Each with its own options, and bad ones among them."""
+    answering = make(True)
+    boxes = [None, (10.0, 10.0, 100.0, 100.0), None, (0.0, 0.0, 9999.0, 9999.0)]
+    photos = [encoded(photo.image, "JPEG") for photo in list(samples.values())[: len(boxes)]]
+    options = [Options(box=box, arms=("center",) if number else ()) for number, box in enumerate(boxes)]
+    questions = [
+        Question(photo, chosen, str(number)) for number, (photo, chosen) in enumerate(zip(photos, options, strict=True))
+    ]
+    questions.append(Question(photos[0][:1000], Options(), "bad"))
+    alone = [answering([(question, NOW)])[0] for question in questions]
+    assert [type(found) for found in alone[3:]] == [BoxOutsidePhoto, UnreadablePhoto]
+    for company in (questions, questions[:3], questions[1:3]):
+        for question, found in zip(company, answering([(question, NOW) for question in company]), strict=True):
+            expected = alone[questions.index(question)]
+            if isinstance(expected, Exception):
+                assert (type(found), str(found)) == (type(expected), str(expected))
+            else:
+                assert without_times(found.body) == without_times(expected.body)
+                assert found.recorded().row.request_id == question.request_id
+
+
+def test_what_several_have_in_common_is_counted_once(make: Any, data: bytes, samples: Mapping[str, Photo]) -> None:
+    other = encoded(samples["coffee"].image, "JPEG")
+    found = make(False)([(Question(photo, Options(min_score=0), "abc"), Turn(0.5, 1)) for photo in (data, other)])
+    first, second = (answered.recorded().summary for answered in found)
+    assert first.batches["detect"] == (2,)
+    assert first.batches["classify"][0] == 4
+    assert second.batches == {}
+    assert first.seconds["detect"] == second.seconds["detect"]
+    for seconds in (first.seconds, second.seconds):
+        assert seconds["queue"] == 0.5
+        assert seconds["total"] >= 0.5 + sum(seconds[stage] for stage in ("detect", "crop", "classify"))

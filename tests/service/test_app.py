@@ -274,6 +274,14 @@ def test_of_64_at_once_a_corrupt_one_fails_alone(server: Server, samples: Mappin
     check_problem(responses.pop(), 400, "truncated")
     for number, response in enumerate(responses):
         assert lasting(response.json()) == alone[number % len(alone)], number
+    text = httpx.get(f"{server.url}/metrics").text
+    batches, looked_at = (
+        float(line.split()[1])
+        for part in ("count", "sum")
+        for line in text.splitlines()
+        if line.startswith(f'figureground_batch_size_{part}{{stage="detect"}}')
+    )
+    assert looked_at > batches  # Some shared one.
 
 
 def test_models_lists_what_can_be_chosen(client: httpx.Client) -> None:

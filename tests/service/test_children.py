@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -13,9 +13,9 @@ import pytest
 
 from models.photo import UnreadablePhoto
 from models.trial import NoTrial
-from service.children import ChildLost, Children
+from service.children import Children
 from service.running import family
-from service.scheduler import Turn
+from service.scheduler import HandLost, Turn
 
 # What is to be done, and with what.
 Question: TypeAlias = tuple[str, Any]
@@ -38,7 +38,11 @@ RAISED: dict[str, Callable[[], Exception]] = {
 NOW = Turn(waited=0, cores=1)
 
 
-def work(question: Question, turn: Turn) -> Any:
+def work(asked: Sequence[tuple[Question, Turn]]) -> list[Any]:
+    return [answer(*one) for one in asked]
+
+
+def answer(question: Question, turn: Turn) -> Any:
     do, what = question
     match do:
         case "pid":
@@ -47,7 +51,10 @@ def work(question: Question, turn: Turn) -> Any:
         case "length":
             return len(what)
         case "raise":
-            raise RAISED[what]()
+            try:
+                raise RAISED[what]()
+            except Exception as error:
+                return error
         case "end":
             os.kill(os.getpid(), what)
     return turn
@@ -55,6 +62,10 @@ def work(question: Question, turn: Turn) -> Any:
 
 def knows(question: Question) -> bool:
     return question[0] != "unknown" and question[1] != "unknown"
+
+
+def ask(children: Asked, question: Question, turn: Turn = NOW) -> asyncio.Future[Any]:
+    return children.start([(question, turn)])[0]
 
 
 def completed(main: Callable[[Asked], Coroutine[Any, Any, None]], number: int = 2) -> None:
@@ -73,7 +84,8 @@ def completed(main: Callable[[Asked], Coroutine[Any, Any, None]], number: int = 
 
 async def pids(children: Asked, number: int = 2) -> list[int]:
     """Of so many that work at the same time."""
-    return await asyncio.gather(*(children.start(("pid", 0.2), NOW) for _ in range(number)))
+    found: list[int] = await asyncio.gather(*(ask(children, ("pid", 0.2)) for _ in range(number)))
+    return found
 
 
 def test_each_works_in_a_process_of_its_own() -> None:
@@ -86,9 +98,9 @@ def test_each_works_in_a_process_of_its_own() -> None:
 
 def test_questions_and_answers_arrive_whole() -> None:
     async def main(children: Asked) -> None:
-        assert await children.start(("turn", None), Turn(0.5, 3)) == (0.5, 3)
+        assert await ask(children, ("turn", None), Turn(0.5, 3)) == (0.5, 3)
         sizes = [0, 1, 200_000, 30_000_000]
-        asked = [await children.start(("length", bytes(size)), NOW) for size in sizes]
+        asked = [await ask(children, ("length", bytes(size))) for size in sizes]
         assert asked == sizes
 
     completed(main)
@@ -105,12 +117,35 @@ def test_questions_and_answers_arrive_whole() -> None:
 )
 def test_errors_come_back_and_harm_nobody(name: str, kind: type[Exception], told: str) -> None:
     async def main(children: Asked) -> None:
-        beside = children.start(("pid", 0.2), NOW)
+        beside = ask(children, ("pid", 0.2))
         with pytest.raises(kind, match=told) as error:
-            await children.start(("raise", name), NOW)
+            await ask(children, ("raise", name))
         # Where it was raised is lost on the way but for this.
-        assert "in work" in "".join([*getattr(error.value, "__notes__", ()), str(error.value)])
+        assert "in answer" in "".join([*getattr(error.value, "__notes__", ()), str(error.value)])
         assert await beside in await pids(children)
+
+    completed(main)
+
+
+def test_one_does_several_at_once_and_each_has_its_own_answer() -> None:
+    async def main(children: Asked) -> None:
+        first, wrong, last = children.start(
+            [(question, NOW) for question in (("pid", 0), ("raise", "typed"), ("pid", 0))]
+        )
+        assert await first == await last
+        with pytest.raises(UnreadablePhoto):
+            await wrong
+
+    completed(main)
+
+
+def test_all_that_one_is_at_is_lost_with_it() -> None:
+    async def main(children: Asked) -> None:
+        before = await pids(children)
+        works = children.start([(("pid", 0), NOW), (("end", signal.SIGKILL), NOW)])
+        lost = await asyncio.gather(*works, return_exceptions=True)
+        assert [type(error) for error in lost] == [HandLost, HandLost]
+        assert len(set(before) & set(await until(children, lambda found: len(set(found)) == 2))) == 1
 
     completed(main)
 
@@ -119,9 +154,9 @@ def test_errors_come_back_and_harm_nobody(name: str, kind: type[Exception], told
 def test_one_that_ends_loses_its_own_job_alone_and_is_replaced(ends: signal.Signals) -> None:
     async def main(children: Asked) -> None:
         before = await pids(children)
-        beside = children.start(("pid", 0.5), NOW)
-        with pytest.raises(ChildLost, match="try again"):
-            await children.start(("end", ends), NOW)
+        beside = ask(children, ("pid", 0.5))
+        with pytest.raises(HandLost, match="try again"):
+            await ask(children, ("end", ends))
         stayed = await beside
         assert stayed in before
         after = await until_replaced(children, set(before) - {stayed})
@@ -135,8 +170,8 @@ def test_a_job_waits_for_the_next_process_and_is_never_done_here() -> None:
 
     async def main(children: Asked) -> None:
         before = await pids(children)
-        lost = [children.start(("end", signal.SIGKILL), NOW) for _ in before]
-        assert all(isinstance(end, ChildLost) for end in await asyncio.gather(*lost, return_exceptions=True))
+        lost = [ask(children, ("end", signal.SIGKILL)) for _ in before]
+        assert all(isinstance(end, HandLost) for end in await asyncio.gather(*lost, return_exceptions=True))
         assert not {*before, os.getpid()} & {*await pids(children, 4)}
 
     completed(main)
@@ -164,9 +199,9 @@ def test_a_job_that_is_given_up_before_a_process_is_there() -> None:
             os.kill(pid, signal.SIGKILL)
         while children._idle:
             await asyncio.sleep(0.001)
-        works = [children.start(("pid", 0), NOW) for _ in range(2)]
+        works = [ask(children, ("pid", 0)) for _ in range(2)]
         children.give_up(works[0])
-        with pytest.raises(ChildLost):
+        with pytest.raises(HandLost):
             await works[0]
         assert await works[1] != os.getpid()
 
@@ -187,7 +222,7 @@ def test_one_that_ends_without_a_job_is_replaced() -> None:
 async def until(children: Asked, is_so: Callable[[list[int]], bool]) -> list[int]:
     """Who works, once that is so: it takes a moment until it is known here that one has ended."""
     while True:
-        with suppress(ChildLost):
+        with suppress(HandLost):
             found = await pids(children)
             if is_so(found):
                 return found
@@ -200,10 +235,10 @@ async def until_replaced(children: Asked, ended: Iterable[int]) -> list[int]:
 def test_one_that_is_given_up_is_ended() -> None:
     async def main(children: Asked) -> None:
         before = await pids(children)
-        work = children.start(("pid", 3600), NOW)
-        stayed = await children.start(("pid", 0.1), NOW)
+        work = ask(children, ("pid", 3600))
+        stayed = await ask(children, ("pid", 0.1))
         children.give_up(work)
-        with pytest.raises(ChildLost):
+        with pytest.raises(HandLost):
             await work
         assert stayed in await until_replaced(children, set(before) - {stayed})
 
@@ -225,7 +260,7 @@ def test_signals_to_stop_are_not_for_them() -> None:
 
 def test_what_the_fork_does_not_know_is_done_here() -> None:
     async def main(children: Asked) -> None:
-        assert await children.start(("unknown", None), Turn(0.25, 3)) == (0.25, 3)
+        assert await ask(children, ("unknown", None), Turn(0.25, 3)) == (0.25, 3)
         children._knows = lambda _: False
         assert await pids(children) == [os.getpid()] * 2
 

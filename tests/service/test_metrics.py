@@ -92,7 +92,7 @@ def test_a_photo_is_a_batch_of_its_own_on_a_cpu(
     detect, classify = batches("detect"), batches("classify")
     metrics.observe(Outcome(samples["chelsea"], comparison, options, {"total": 0.1}).summary())
     assert gained(detect, "detect") == detected
-    assert gained(classify, "classify") == (len(comparison.batches), sum(comparison.batches))
+    assert gained(classify, "classify") == (len(views := comparison.batches["classify"]), sum(views))
 
 
 def test_an_engine_that_batches_tells_of_its_batches(

@@ -1,19 +1,24 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
 
-from service.scheduler import DeadlinePassed, Draining, QueueFull, Scheduler, Turn
+from service.scheduler import DeadlinePassed, Draining, HandLost, QueueFull, Scheduler, Turn
 from service.threads import Threads
 
 Work = Callable[[Turn], Any]
 
 
-def call(work: Work, turn: Turn) -> Any:
-    return work(turn)
+def call(asked: Sequence[tuple[Work, Turn]]) -> list[Any]:
+    (work, turn), *_ = asked
+    try:
+        return [work(turn)]
+    except Exception as error:
+        return [error]
 
 
 class Scheduled:
@@ -292,5 +297,194 @@ def test_work_that_is_late_is_given_up(make: Make, leaves: bool, monkeypatch: py
         await asyncio.sleep(0.3)
         assert len(given_up) == 1
         await scheduler.close()
+
+    asyncio.run(main())
+
+
+class Slow:
+    """Hands that do up to three at once, and end when they are told to."""
+
+    number, together = 2, 3
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.turns: list[Turn] = []
+        self.works: dict[str, asyncio.Future[str]] = {}
+        self.given_up: list[asyncio.Future[str]] = []
+
+    def start(self, asked: Sequence[tuple[str, Turn]]) -> list[asyncio.Future[str]]:
+        self.asked.append([question for question, _ in asked])
+        self.turns += [turn for _, turn in asked]
+        works = [asyncio.get_running_loop().create_future() for _ in asked]
+        self.works |= zip(self.asked[-1], works, strict=True)
+        return works
+
+    def give_up(self, work: asyncio.Future[str]) -> None:
+        self.given_up.append(work)
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def end(self, questions: str, error: type[Exception] | None = None) -> None:
+        for question in questions:
+            if error is None:
+                self.works[question].set_result(question.upper())
+            else:
+                self.works[question].set_exception(error())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+class Crowd:
+    """A scheduler before such hands, and jobs that were begun in the order of their letters."""
+
+    def __init__(self, jobs: str, pixels: int = 1) -> None:
+        self.hands = Slow()
+        self.recorded: list[str] = []
+        self.scheduler: Scheduler[str, str] = Scheduler(self.hands, 99, 10**9)
+        self.jobs = {job: self.run(job, pixels=pixels) for job in jobs}
+
+    def run(self, job: str, seconds: float = 10, pixels: int = 1) -> asyncio.Future[str]:
+        return self.scheduler.run(job, soon(seconds), self.recorded.append, pixels)
+
+    async def answers(self, jobs: str) -> str:
+        return "".join(await asyncio.gather(*(self.jobs[job] for job in jobs)))
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that few jobs are many."""
+    monkeypatch.setattr("service.scheduler._WAITING_A_JOB", 1)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "pixels", "taken"),
+    [
+        (0, 1, []),
+        (5, 1, ["c"]),
+        (11, 1, ["c"]),
+        (12, 1, ["c", "d"]),
+        (18, 1, ["c", "d", "e"]),
+        (24, 1, ["c", "d", "e"]),
+        (18, 2_000_000, ["c", "d"]),
+        (18, 2_000_001, ["c"]),
+    ],
+)
+def test_who_gets_free_takes_several_where_many_wait(waiting: int, pixels: int, taken: list[str]) -> None:
+    async def main() -> None:
+        crowd = Crowd(ascii_lowercase[: 2 + waiting], pixels)
+        assert crowd.hands.asked == [["a"], ["b"]]
+        await crowd.hands.end("a")
+        assert crowd.hands.asked[2:] == ([taken] if taken else [])
+        assert all(turn.cores == 1 for turn in crowd.hands.turns[1:])
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_hand_is_free_when_it_has_done_all_that_it_took() -> None:
+    async def main() -> None:
+        crowd = Crowd("abcdefgh")
+        await crowd.hands.end("a")
+        assert crowd.hands.asked[2:] == [["c", "d", "e"]]
+        await crowd.hands.end("cd")
+        assert await crowd.answers("cd") == "CD"
+        assert len(crowd.hands.asked) == 3
+        assert not crowd.scheduler.stuck(60)
+        assert crowd.scheduler.stuck(-1)
+        await crowd.hands.end("e")
+        await crowd.hands.end("bf")
+        assert crowd.hands.asked[3:] == [["f"], ["g"], ["h"]]
+        assert crowd.scheduler.stuck(-1)
+        await crowd.hands.end("g")
+        assert not crowd.scheduler.stuck(-1)
+        await crowd.hands.end("h")
+        await crowd.scheduler.close()
+        assert sorted(crowd.recorded) == list("ABCDEFGH")
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("eager")
+def test_of_those_that_are_lost_together_each_is_done_again_alone() -> None:
+    async def main() -> None:
+        crowd = Crowd("abcdefgh")
+        await crowd.hands.end("a")
+        await crowd.hands.end("cde", HandLost)
+        assert crowd.hands.asked[3:] == [["e"]]
+        await crowd.hands.end("b")
+        assert crowd.hands.asked[4:] == [["d"]]
+        # What is lost alone is lost.
+        await crowd.hands.end("d", HandLost)
+        with pytest.raises(HandLost):
+            await crowd.jobs["d"]
+        assert crowd.hands.asked[5:] == [["c"]]
+        await crowd.hands.end("ec")
+        assert await crowd.answers("abce") == "ABCE"
+        assert crowd.hands.asked[6:] == [["f"], ["g"]]
+        await crowd.hands.end("fg")
+        await crowd.hands.end("h")
+        await crowd.scheduler.close()
+        assert sorted(crowd.recorded) == list("ABCEFGH")
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("eager")
+def test_another_error_is_for_its_own_job() -> None:
+    async def main() -> None:
+        crowd = Crowd("abcdef")
+        await crowd.hands.end("a")
+        await crowd.hands.end("c", ZeroDivisionError)
+        with pytest.raises(ZeroDivisionError):
+            await crowd.jobs["c"]
+        await crowd.hands.end("d")
+        assert await crowd.answers("d") == "D"
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_is_late_or_has_left_is_not_done_again(leaves: bool) -> None:
+    async def main() -> None:
+        crowd = Crowd("abc")
+        late = crowd.run("l", 10 if leaves else 0.1)
+        crowd.jobs |= {job: crowd.run(job) for job in "defg"}
+        await crowd.hands.end("a")
+        assert crowd.hands.asked[2:] == [["c", "l", "d"]]
+        if leaves:
+            late.cancel()
+        else:
+            await until(lambda: crowd.hands.given_up == [crowd.hands.works["l"]])
+        await crowd.hands.end("cld", HandLost)
+        with pytest.raises(asyncio.CancelledError if leaves else DeadlinePassed):
+            await late
+        await crowd.hands.end("b")
+        assert crowd.hands.asked[3:] == [["d"], ["c"]]
+        await crowd.hands.end("dc")
+        assert await crowd.answers("cd") == "CD"
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("leaves", [False, True])
+def test_one_that_is_to_be_done_again_waits_no_longer_than_others(leaves: bool) -> None:
+    async def main() -> None:
+        crowd = Crowd("ab")
+        late = crowd.run("l", 10 if leaves else 0.2)
+        crowd.jobs |= {job: crowd.run(job) for job in "cdef"}
+        await crowd.hands.end("a")
+        await crowd.hands.end("lc", HandLost)
+        assert crowd.hands.asked[2:] == [["l", "c"], ["c"]]
+        if leaves:
+            late.cancel()
+        with pytest.raises(asyncio.CancelledError if leaves else DeadlinePassed):
+            await late
+        await crowd.hands.end("b")
+        assert crowd.hands.asked[4:] == [["d"]]
+        assert crowd.hands.given_up == []
 
     asyncio.run(main())
