@@ -62,35 +62,27 @@ class Summary:
     box_score: float | None
 
 
-def outcome_of(
-    data: bytes,
-    options: Options,
-    pipeline: Pipeline,
-    max_pixels: int,
-    trial: Trial | None = None,
-    waited: float = 0.0,
-    cores: int = 1,
-) -> Outcome:
-    """From a file's bytes; `trial` is for those of strangers, `waited` are the seconds they have spent in a queue.
-
-    Raises `models.photo.PhotoError`, `models.trial.NoTrial`, `models.served.UnservedChoice` and
-    `models.pipeline.BoxOutsidePhoto`.
-    """
-    return outcomes_of([Asked(data, options, waited)], pipeline, max_pixels, trial, cores)[0]
-
-
 class Asked(NamedTuple):
     """A photo's file and what is wanted of it, after so many seconds in a queue."""
 
     data: bytes
     options: Options
-    waited: float
+    waited: float = 0.0
+
+
+def outcome_of(data: bytes, options: Options, pipeline: Pipeline, max_pixels: int, cores: int = 1) -> Outcome:
+    """Of one photo that is no stranger's. Raises as `outcomes_of` does, but for `NoTrial`."""
+    return outcomes_of([Asked(data, options)], pipeline, max_pixels, cores=cores)[0]
 
 
 def outcomes_of(
-    asked: Sequence[Asked], pipeline: Pipeline, max_pixels: int, trial: Trial | None, cores: int
+    asked: Sequence[Asked], pipeline: Pipeline, max_pixels: int, trial: Trial | None = None, cores: int = 1
 ) -> list[Outcome]:
-    """As `outcome_of`, of several in one batch, whose stages count for each of them. Raises for any of them."""
+    """Of photos in one batch, whose stages count for each of them; `trial` is for those of strangers.
+
+    Raises, for any of them, `models.photo.PhotoError`, `models.trial.NoTrial`, `models.served.UnservedChoice` and
+    `models.pipeline.BoxOutsidePhoto`.
+    """
     start = time.perf_counter()
     photos, decoding = [], []
     for one in asked:
