@@ -16,8 +16,6 @@ import json
 import os
 import platform
 import random
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +36,7 @@ from loadtests.contenders import BARE, CORES, Contender, bare
 from loadtests.fleet import found_or_started
 from loadtests.photos import SIZES, photos_of
 from loadtests.report import Cell, cells_of, draw, print_report
+from service.running import ended_in_order
 
 RESULTS = Path(__file__).parent / "results"
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)
@@ -152,8 +151,6 @@ def main(
     out: Annotated[Path | None, typer.Option(help="The file of the loads; the picture lies beside it.")] = None,
 ) -> None:
     """Photos a second and latencies of Figureground, the bare pipeline and the rivals, interleaved."""
-    # Whoever is told to stop stops what he started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     sizes = size or list(SIZES)
     if unknown := set(sizes) - set(SIZES):
         raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(SIZES)}", param_hint="--size")
@@ -167,7 +164,7 @@ def main(
         photos_of(one)
     servers = [name for name in only or [] if name != BARE]
     remaining = 0
-    with ExitStack() as stack:
+    with ended_in_order(), ExitStack() as stack:
         contenders: list[Contender] = []
         if not only or BARE in only:
             contenders += stack.enter_context(bare())

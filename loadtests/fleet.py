@@ -9,7 +9,6 @@ it is run meanwhile; where there is no fleet it starts one of its own.
 import json
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from loadtests.contenders import CORES, OURS, RAW, RIVALS, Rival, Served
 from loadtests.photos import photos_of
 from loadtests.rivals.models import BACKBONE, DETECTOR
 from loadtests.servers import Encode, Server, as_form, figureground, running
-from service.running import free_port
+from service.running import ended_in_order, free_port
 
 _FLEET = Path(__file__).parent / "results" / "fleet.json"
 # Other ways to run it, which are measured where they are asked for by name.
@@ -127,11 +126,12 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="A server, such as figureground, mosec.")] = None,
 ) -> None:
     """Starts the servers, and stops them when it is stopped itself."""
-    # The system sends the second to whoever has stopped children when the shell ends.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(0))
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, started(only or [], models, Path(folder)) as servers:
+    with (
+        ended_in_order(),
+        tempfile.TemporaryDirectory() as folder,
+        started(only or [], models, Path(folder)) as servers,
+    ):
         described: list[dict[str, Any]] = [
             {"name": one.name, "port": one.server.port, "pid": one.server.process.pid, "log": str(one.server.log)}
             for one in servers

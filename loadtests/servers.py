@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from loadtests.client import multipart, run_closed
-from service.running import free_port, running_service
+from service.running import ended_in_order, free_port, running_service
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 600
@@ -85,11 +85,12 @@ def running(
             command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
         )
     server = Server(port, process, log, encode)
-    try:
-        yield server
-    finally:
-        if process.poll() is None:
-            server.stop()
+    with ended_in_order():
+        try:
+            yield server
+        finally:
+            if process.poll() is None:
+                server.stop()
 
 
 def figureground(folder: Path, *arguments: str, **settings: object) -> AbstractContextManager[Server]:

@@ -1,9 +1,11 @@
 """A service of one's own: a process on a free port of this machine, waited for, and stopped by its own pid."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -53,6 +55,27 @@ class RunningService:
 
 
 @contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end this program as Ctrl+C does, so that it stops what it has started.
+
+    The system sends the second to whoever has stopped children when the shell ends. Only where nobody handles them yet.
+    """
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    free = [one for one in (signal.SIGTERM, signal.SIGHUP) if in_main and signal.getsignal(one) is signal.SIG_DFL]
+    for number in free:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
 def running_service(
     *arguments: str, environment: Mapping[str, str] = os.environ, output: Path | None = None
 ) -> Iterator[RunningService]:
@@ -63,11 +86,12 @@ def running_service(
         log = opened.enter_context(output.open("wb")) if output else None
         process = subprocess.Popen(command, env=dict(environment), stdout=log, stderr=log and subprocess.STDOUT)
     service = RunningService(f"http://127.0.0.1:{port}", process)
-    try:
-        yield service
-    finally:
-        if process.poll() is None:
-            service.stop()
+    with ended_in_order():
+        try:
+            yield service
+        finally:
+            if process.poll() is None:
+                service.stop()
 
 
 def free_port() -> int:
