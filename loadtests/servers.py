@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from loadtests.client import multipart, run_closed
-from service.running import ended_in_order, free_port, running_service
+from service.running import free_port, running_service, stopped_at_the_end
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 600
@@ -85,12 +85,8 @@ def running(
             command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
         )
     server = Server(port, process, log, encode)
-    with ended_in_order():
-        try:
-            yield server
-        finally:
-            if process.poll() is None:
-                server.stop()
+    with stopped_at_the_end(process, server.stop):
+        yield server
 
 
 def figureground(folder: Path, *arguments: str, **settings: object) -> AbstractContextManager[Server]:

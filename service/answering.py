@@ -3,7 +3,6 @@
 import logging
 import pickle
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -62,17 +61,13 @@ class Answering:
 
     def __call__(self, asked: Sequence[tuple[Question, Turn]]) -> list[Answered | Exception]:
         """As `service.scheduler.Work`. The errors are those of `service.outcomes.outcomes_of`."""
-        if len(asked) > 1:
-            # One of them can spoil it for all; which one is seen when each is alone.
-            with suppress(Exception):
-                return [*self._answers(asked)]
-        return [self._alone(one) for one in asked]
-
-    def _alone(self, asked: tuple[Question, Turn]) -> Answered | Exception:
         try:
-            return self._answers([asked])[0]
+            return [*self._answers(asked)]
         except Exception as error:
-            return error
+            if len(asked) == 1:
+                return [error]
+        # One of them has spoilt it for all; which one is seen when each is alone.
+        return [found for one in asked for found in self([one])]
 
     def _answers(self, asked: Sequence[tuple[Question, Turn]]) -> list[Answered]:
         photos = [Asked(question.photo, question.options, turn.waited) for question, turn in asked]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,17 @@ def ended_in_order() -> Iterator[None]:
 
 
 @contextmanager
+def stopped_at_the_end(process: subprocess.Popen[bytes], stop: Callable[[], object]) -> Iterator[None]:
+    """The process is, unless it has ended: also where this program is told to end."""
+    with ended_in_order():
+        try:
+            yield
+        finally:
+            if process.poll() is None:
+                stop()
+
+
+@contextmanager
 def running_service(
     *arguments: str, environment: Mapping[str, str] = os.environ, output: Path | None = None
 ) -> Iterator[RunningService]:
@@ -86,12 +97,8 @@ def running_service(
         log = opened.enter_context(output.open("wb")) if output else None
         process = subprocess.Popen(command, env=dict(environment), stdout=log, stderr=log and subprocess.STDOUT)
     service = RunningService(f"http://127.0.0.1:{port}", process)
-    with ended_in_order():
-        try:
-            yield service
-        finally:
-            if process.poll() is None:
-                service.stop()
+    with stopped_at_the_end(process, service.stop):
+        yield service
 
 
 def free_port() -> int:
