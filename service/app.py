@@ -194,7 +194,13 @@ class Figureground:
         self.hands = self._hands(served)
         self.journal = _journal(chosen)
         pages.state.served, pages.state.journal = served, self.journal
-        self.scheduler = Scheduler(self.hands, chosen.max_queue, chosen.max_queue_pixels, metrics.queue_depth.set)
+        self.scheduler = Scheduler(
+            self.hands,
+            chosen.max_queue,
+            chosen.max_queue_pixels,
+            on_depth=metrics.queue_depth.set,
+            on_spread=self.background.exporting.stand_aside,
+        )
         pages.state.scheduler = self.scheduler
 
     @bentoml.on_deployment

@@ -90,6 +90,7 @@ class _Job:
     queued: float = field(default_factory=time.perf_counter)
     started: float = 0.0
     work: asyncio.Future[Any] | None = None
+    cores: int = 1
     # Those that its hand is still at, and how many they were at first, itself among them.
     company: set["_Job"] = field(default_factory=set)
     together: int = 1
@@ -103,18 +104,24 @@ class Scheduler(Generic[Q, A]):
     still waits for the result; a job that begins while others have had nothing to do for a while may use a share of
     their cores. Where many wait, whoever gets free takes several at once. Of those that are lost with their hand each
     is done again alone, so that nobody suffers from another's photo. `on_depth` is told how many jobs wait, whenever
-    that changes. For one event loop.
+    that changes, and `on_spread` when a job begins that uses several cores, and when none is left that does. For one
+    event loop.
     """
 
     def __init__(
-        self, hands: Hands[Q, A], max_queue: int, max_pixels: int, on_depth: Callable[[int], object] | None = None
+        self,
+        hands: Hands[Q, A],
+        max_queue: int,
+        max_pixels: int,
+        on_depth: Callable[[int], object] = lambda _: None,
+        on_spread: Callable[[bool], object] = lambda _: None,
     ) -> None:
         self._hands = hands
         self._max_queue, self._max_pixels = max_queue, max_pixels
-        self._on_depth = on_depth or (lambda _: None)
+        self._on_depth, self._on_spread = on_depth, on_spread
         self._waiting: deque[_Job] = deque()
         self._working: set[_Job] = set()
-        self._busy = 0
+        self._busy = self._spread = 0
         self._ends: deque[float] = deque(maxlen=hands.number)
         self._pixels = 0
         self._seconds = 0.0
@@ -183,6 +190,12 @@ class Scheduler(Generic[Q, A]):
         self._pixels += pixels
         self._on_depth(len(self._waiting))
 
+    def _count_spread(self, more: int) -> None:
+        """Jobs on several cores: one more, or one less."""
+        self._spread += more
+        if self._spread == max(0, more):
+            self._on_spread(more > 0)
+
     def _retry_after(self) -> int:
         """Whole seconds until the jobs that wait now will have been worked off; at least 1."""
         return max(1, math.ceil(self._seconds * len(self._waiting) / self._hands.number))
@@ -192,9 +205,11 @@ class Scheduler(Generic[Q, A]):
         now = time.perf_counter()
         self._busy += 1
         cores, company = self._cores(now), set(jobs)
+        if cores > 1:
+            self._count_spread(1)
         works = self._hands.start([(job.question, Turn(now - job.queued, cores)) for job in jobs])
         for job, work in zip(jobs, works, strict=True):
-            job.started, job.work, job.company, job.together = now, work, company, len(jobs)
+            job.started, job.work, job.company, job.together, job.cores = now, work, company, len(jobs), cores
             self._working.add(job)
             work.add_done_callback(partial(self._end, job))
             if len(jobs) == 1:
@@ -236,6 +251,8 @@ class Scheduler(Generic[Q, A]):
             if self._waiting:
                 # First: the hand shall not wait for us.
                 self._start_next()
+            if job.cores > 1:
+                self._count_spread(-1)
         self._seconds += (seconds - self._seconds) * (_LATEST if self._seconds else 1)
         if again:
             return

@@ -1,8 +1,5 @@
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -77,19 +74,3 @@ def test_a_backbone_answers_once_it_is_loaded(start_server: StartServer, lite1: 
 def test_a_server_that_still_loads_can_be_stopped(start_server: StartServer, own_cache: Path) -> None:
     with start_server(*ARGUMENTS, load="first", cache_dir=own_cache) as server:
         assert server.stop() == 0
-
-
-def test_an_export_yields_at_once_and_after_a_while_a_little_less(environment: Mapping[str, str]) -> None:
-    program = (
-        "import os, time; from service import background; background._GENTLE_SECONDS = 0.2; "
-        "background._yield_at_once(); print(os.sched_getscheduler(0) == os.SCHED_IDLE); time.sleep(1); "
-        "print(os.sched_getscheduler(0) == os.SCHED_OTHER, os.nice(0))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", f"import os; os.nice(19); {program}"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["True", "True", "19"]

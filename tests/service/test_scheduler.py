@@ -24,10 +24,10 @@ def call(asked: Sequence[tuple[Work, Turn]]) -> list[Any]:
 class Scheduled:
     """A scheduler whose questions are functions, before so many threads."""
 
-    def __init__(self, threads: int, max_queue: int, on_depth: Callable[[int], object] | None = None) -> None:
+    def __init__(self, threads: int, max_queue: int, **told: Callable[[Any], object]) -> None:
         self.threads = Threads(call, threads)
         self.recorded: list[Any] = []
-        self.scheduler: Scheduler[Work, Any] = Scheduler(self.threads, max_queue, 100, on_depth)
+        self.scheduler: Scheduler[Work, Any] = Scheduler(self.threads, max_queue, 100, **told)
         self.check, self.stuck, self.drain = self.scheduler.check, self.scheduler.stuck, self.scheduler.drain
 
     def run(self, work: Work, deadline: float, pixels: int = 0) -> asyncio.Future[Any]:
@@ -58,7 +58,7 @@ def depths() -> list[int]:
 
 @pytest.fixture
 def make(depths: list[int]) -> "Make":
-    return lambda threads, max_queue: Scheduled(threads, max_queue, depths.append)
+    return lambda threads, max_queue: Scheduled(threads, max_queue, on_depth=depths.append)
 
 
 def soon(seconds: float = 10) -> float:
@@ -99,6 +99,28 @@ def test_a_job_has_its_share_of_the_idle_cores(make: Make) -> None:
             gate.open.set()
         # The last one begins when another ends.
         assert [turn.cores for turn in await asyncio.gather(*jobs)] == [4, 2, 1, 1, 1]
+        await scheduler.close()
+
+    asyncio.run(main())
+
+
+def test_it_is_told_while_jobs_use_several_cores() -> None:
+    told: list[bool] = []
+
+    async def main() -> None:
+        scheduler, gates = Scheduled(4, 9, on_spread=told.append), [Gate() for _ in range(4)]
+        jobs = []
+        for gate in gates:
+            jobs.append(scheduler.run(gate.work, soon()))
+            await until(gate.begun.is_set)
+        expected = [(2, [True]), (0, [True]), (3, [True]), (1, [True, False])]
+        # On four, two, one and one.
+        for number, so_far in expected:
+            gates[number].open.set()
+            await jobs[number]
+            assert told == so_far
+        await scheduler.run(lambda turn: turn, soon())
+        assert told == [True, False] * len(told[::2])
         await scheduler.close()
 
     asyncio.run(main())
