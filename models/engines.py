@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import importlib.util
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -35,6 +36,8 @@ EngineChoice = Literal["auto", "onnxruntime", "int8", "torch"]
 # A later opset or another graph around the same weights must not meet files of an earlier one.
 _GRAPH_VERSION = 1
 _OPSET = 18
+# More rows at once take no less of a core each, only more memory at the same time (docs/performance.md).
+_MOST_ROWS = 4
 # The batches of a GPU, in rows.
 GPU_SIZES = (1, 2, 4, 8, 16, 32)
 # torch.export is not safe in several threads.
@@ -85,7 +88,10 @@ class Graph:
 
 
 class OnnxEngine:
-    """ONNX Runtime on the CPU. One thread a call: parallelism comes from several photos at once."""
+    """ONNX Runtime on the CPU. One thread a call: parallelism comes from several photos at once.
+
+    A large batch is cut into equal parts of at most `_MOST_ROWS`.
+    """
 
     device = "cpu"
 
@@ -99,6 +105,11 @@ class OnnxEngine:
         self.inputs = [value.name for value in self.session.get_inputs()]
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
+        rows = len(inputs[0])
+        parts = max(1, math.ceil(rows / _MOST_ROWS))
+        return joined([self._run(part) for part in pieces(inputs, math.ceil(rows / parts))])
+
+    def _run(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(self.session.run(None, dict(zip(self.inputs, inputs, strict=True))))
 
 

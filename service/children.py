@@ -52,8 +52,8 @@ class Children(Generic[Q, A]):
     for a question that the fork does not know, `work` is called in threads of this process.
     """
 
-    # Photos that share their batches take less of the processor, and wake this process half as often.
-    together = 2
+    # Photos that share their batches take less of the processor, and wake this process less often.
+    together = 4
 
     def __init__(self, work: Work[Q, A], number: int, knows: Callable[[Q], bool]) -> None:
         self.number = number

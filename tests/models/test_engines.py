@@ -98,6 +98,27 @@ def test_onnx_answers_as_torch_does(batch: int, cache_dir: Path) -> None:
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(
+    ("rows", "parts"), [(1, [1]), (4, [4]), (5, [3, 2]), (6, [3, 3]), (8, [4, 4]), (9, [3, 3, 3]), (11, [4, 4, 3])]
+)
+def test_onnx_takes_a_large_batch_in_equal_parts(
+    rows: int, parts: list[int], cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    run = OnnxEngine._run
+
+    def counted(engine: OnnxEngine, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        seen.append(len(inputs[0]))
+        return run(engine, inputs)
+
+    monkeypatch.setattr(OnnxEngine, "_run", counted)
+    pixels = np.random.default_rng(rows).integers(0, 256, example_pixels(4)[:1].repeat(rows, 0).shape, dtype=np.uint8)
+    found = make_engine(small_graph(Sums), "onnxruntime", "cpu", cached).run(pixels)
+    assert seen == parts
+    for ours, theirs in zip(found, TorchEngine(Sums(), "cpu").run(pixels), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["detector", "regions"])
 def test_the_detector_under_onnx_answers_as_torch_does(kind: str, catalog: Catalog, cache_dir: Path) -> None:
     detector = fcos(catalog.detector("fcos_random"))
