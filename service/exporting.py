@@ -1,6 +1,5 @@
 """A model's export beside serving: in a process that gets little but the time nobody else wants."""
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -19,10 +18,11 @@ Kind: TypeAlias = Literal["backbones", "detectors"]
 
 _LOOK_SECONDS = 0.1
 _GENTLE_SECONDS = 600.0
-_PR_SET_PDEATHSIG = 1
 
-# Before it imports anything: that alone takes a second of a core.
-_GENTLY = "import os; os.nice(19); import sys; from service.exporting import main; main(*sys.argv[1:])"
+# Before it imports more, which takes a second of a core. The first is PR_SET_PDEATHSIG: who has stopped this process and
+# then ends in a crash would never let it go on.
+_GENTLY = f"import ctypes, os, sys; ctypes.CDLL(None).prctl(1, {signal.SIGKILL:d}); os.nice(19); "
+_EXPORT = "from service.exporting import main; main(*sys.argv[1:])"
 
 
 class Exporting:
@@ -40,7 +40,7 @@ class Exporting:
 
     def run(self, kind: Kind, name: str) -> int:
         """Loads the model for the sake of its exports. The process's exit code; if it failed, loading it says why."""
-        command = [sys.executable, "-c", _GENTLY, kind, name]
+        command = [sys.executable, "-c", _GENTLY + _EXPORT, kind, name]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, env=environment, cwd=Path(__file__).resolve().parents[1])
         self._gentle_until = time.monotonic() + _GENTLE_SECONDS
@@ -80,11 +80,6 @@ def _yield_at_once() -> None:
     timer.start()
 
 
-def _end_with_parent() -> None:
-    """Whoever has stopped this process, and then ends in a crash, would never let it go on."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def only(chosen: Settings, kind: Kind, name: str) -> Settings:
     """The settings with this one model."""
     return chosen.model_copy(update={"backbones": (), "detectors": (), kind: (name,)})
@@ -92,7 +87,6 @@ def only(chosen: Settings, kind: Kind, name: str) -> Settings:
 
 def main(kind: Kind, name: str) -> None:
     """In the process: for one model of the environment's settings."""
-    _end_with_parent()
     _yield_at_once()
     chosen = only(settings(), kind, name)
     chosen.cache_dir.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from service.exporting import Exporting
 
 # In place of an export: it writes down its number, and then how long it has been at work, again and again.
 _WORK = (
-    "import os, sys, time; from pathlib import Path; path = Path(sys.argv[2]); "
+    "import time; from pathlib import Path; path = Path(sys.argv[2]); "
     "path.with_suffix('.pid').write_text(str(os.getpid()))\nwhile True: path.write_text('x'); time.sleep(0.01)"
 )
 
@@ -47,7 +47,7 @@ def running(path: Path) -> Iterator[tuple[Exporting, int, Future[int]]]:
 
 
 def test_it_stands_aside_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "_GENTLY", _WORK)
+    monkeypatch.setattr(exporting, "_EXPORT", _WORK)
     path = tmp_path / "work"
     with running(path) as (one, pid, code):
         for _ in range(3):
@@ -66,7 +66,7 @@ def test_it_stands_aside_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_it_stands_aside_for_some_minutes_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "_GENTLY", _WORK)
+    monkeypatch.setattr(exporting, "_EXPORT", _WORK)
     with running(tmp_path / "work") as (one, pid, _):
         one.stand_aside(True)
         until(lambda: is_stopped(pid))
@@ -84,7 +84,7 @@ def test_one_that_stands_aside_ends_with_whoever_stopped_it(tmp_path: Path, envi
 import os, signal, sys, threading, time
 from pathlib import Path
 from service import exporting
-exporting._GENTLY = "from service import exporting; exporting._end_with_parent()\\n" + {_WORK!r}
+exporting._EXPORT = {_WORK!r}
 one, path = exporting.Exporting(threading.Event()), Path(sys.argv[1])
 threading.Thread(target=one.run, args=("backbones", str(path)), daemon=True).start()
 while not path.exists():
