@@ -19,8 +19,8 @@ Kind: TypeAlias = Literal["backbones", "detectors"]
 _LOOK_SECONDS = 0.1
 _GENTLE_SECONDS = 600.0
 
-# Before it imports more, which takes a second of a core. The first is PR_SET_PDEATHSIG: who has stopped this process, and
-# ends in a crash, would never let it go on.
+# Before it imports more, which takes a second of a core. First PR_SET_PDEATHSIG: who has stopped this process, and ends
+# in a crash, would never let it go on.
 _GENTLY = f"import ctypes, os, sys; ctypes.CDLL(None).prctl(1, {signal.SIGKILL:d}); os.nice(19); "
 _EXPORT = "from service.exporting import main; main(*sys.argv[1:])"
 
