@@ -1,6 +1,4 @@
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -9,6 +7,7 @@ import pytest
 
 from models.batching import Array, BatchingEngine, filled_up, joined, pieces, repeated
 from models.engines import EngineName
+from tests.waiting import eventually
 
 
 @dataclass
@@ -30,13 +29,6 @@ class Doubling:
         return (inputs[0] * 2,)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def asked(engine: Doubling, most: int, *calls: list[int]) -> list[list[int] | str]:
     """What each call gets; the first one is under way before the others come, one after the other."""
     batching = BatchingEngine(engine, most)
@@ -53,7 +45,7 @@ def asked(engine: Doubling, most: int, *calls: list[int]) -> list[list[int] | st
         assert engine.begun.wait(10)
         for number, call in enumerate(calls[1:], 1):
             futures.append(pool.submit(ask, call))
-            until(lambda number=number: len(batching._waiting) == number)  # type: ignore[misc]
+            eventually(lambda number=number: len(batching._waiting) == number, 10)  # type: ignore[misc]
         engine.open.set()
         return [future.result() for future in futures]
 

@@ -1,7 +1,7 @@
 """Rows, and databases to put them in, for the tests of the journal, of feedback and of the experiment."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,6 @@ def answers(database: Database) -> list[dict[str, Any]]:
     with database.reading() as connection:
         found = connection.execute(select(Answer.__table__).order_by(Answer.answered_us)).mappings()
         return [dict(one) for one in found]
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 def emptied(server: PostgreSQL) -> str:

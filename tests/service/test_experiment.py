@@ -20,8 +20,9 @@ from service.drift import Windows
 from service.experiment import Asked, Kind, count, experiment, mcnemar, parse, proportion, sequential, summarise
 from service.problems import Problem
 from service.rows import FURTHER_ASKED, FURTHER_RIGHT, HOUR, RIGHT, UNLABELLED, Answer, insert_answers
-from tests.service.journals import eventually, row
+from tests.service.journals import row
 from tests.service.test_feedback import predict
+from tests.waiting import eventually
 
 OUTCOMES = ("agree", "disagree", "no_detection", "covers_image")
 

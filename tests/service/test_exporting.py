@@ -3,7 +3,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +13,13 @@ import pytest
 
 from service import exporting
 from service.exporting import Exporting
+from tests.waiting import eventually
 
 # In place of an export: it writes down its number, and then how long it has been at work, again and again.
 _WORK = (
     "import time; from pathlib import Path; path = Path(sys.argv[2]); "
     "path.with_suffix('.pid').write_text(str(os.getpid()))\nwhile True: path.write_text('x'); time.sleep(0.01)"
 )
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_stopped(pid: int) -> bool:
@@ -40,7 +34,7 @@ def running(path: Path) -> Iterator[tuple[Exporting, int, Future[int]]]:
     with ThreadPoolExecutor() as pool:
         code = pool.submit(one.run, "backbones", str(path))
         try:
-            until(lambda: number.exists() and number.read_text() != "")
+            eventually(lambda: number.exists() and number.read_text() != "")
             yield one, int(number.read_text()), code
         finally:
             stopping.set()
@@ -52,12 +46,12 @@ def test_it_stands_aside_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with running(path) as (one, pid, code):
         for _ in range(3):
             one.stand_aside(True)
-            until(lambda: is_stopped(pid))
+            eventually(lambda: is_stopped(pid))
             path.unlink(missing_ok=True)
             time.sleep(0.1)
             assert not path.exists()
             one.stand_aside(False)
-            until(path.exists)
+            eventually(path.exists)
         one.stand_aside(True)
     # Also one that does nothing can be given up.
     assert code.result() == -signal.SIGKILL
@@ -69,10 +63,10 @@ def test_it_stands_aside_for_some_minutes_only(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(exporting, "_EXPORT", _WORK)
     with running(tmp_path / "work") as (one, pid, _):
         one.stand_aside(True)
-        until(lambda: is_stopped(pid))
+        eventually(lambda: is_stopped(pid))
         monkeypatch.setattr(one, "_gentle_until", time.monotonic())
         one.stand_aside(False)
-        until(lambda: not is_stopped(pid))
+        eventually(lambda: not is_stopped(pid))
         one.stand_aside(True)
         time.sleep(0.1)
         assert not is_stopped(pid)
@@ -96,7 +90,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     pid = int(path.with_suffix(".pid").read_text())
-    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_an_export_yields_at_once_and_after_a_while_a_little_less(environment: Mapping[str, str]) -> None:

@@ -34,7 +34,8 @@ from service.problems import Problem, Problems
 from service.rows import FURTHER_ASKED, FURTHER_RIGHT, GIVEN, HOUR, RIGHT, UNLABELLED, PackedRow, Word, insert_answers
 from service.running import family
 from tests.service.conftest import Server, StartServer
-from tests.service.journals import WNIDS, answers, emptied, eventually, needs_postgresql, row
+from tests.service.journals import WNIDS, answers, emptied, needs_postgresql, row
+from tests.waiting import eventually
 
 LABELS = imagenet_1k().labels
 

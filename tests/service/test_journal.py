@@ -26,7 +26,8 @@ from service.outcomes import outcome_of
 from service.rows import DAY, HOUR, Answer, Base, PackedRow, Spread, Tally, Word, insert_answers
 from service.settings import Settings
 from tests.service.conftest import StartServer
-from tests.service.journals import answers, emptied, eventually, needs_postgresql, row
+from tests.service.journals import answers, emptied, needs_postgresql, row
+from tests.waiting import eventually
 
 
 class Opened:

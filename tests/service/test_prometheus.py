@@ -22,7 +22,8 @@ from service.database import Database
 from service.rows import HOUR, insert_answers
 from tests.conftest import LITE0
 from tests.service.conftest import Server, StartServer
-from tests.service.journals import eventually, row
+from tests.service.journals import row
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="Prometheus is not installed: make system")
 

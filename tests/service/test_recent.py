@@ -10,8 +10,9 @@ from models.label_spaces import LabelSpace, imagenet_1k
 from service.database import Database
 from service.recent import Wanted, recent
 from service.rows import RIGHT, UNLABELLED, insert_answers
-from tests.service.journals import WNIDS, eventually, row
+from tests.service.journals import WNIDS, row
 from tests.service.test_feedback import predict
+from tests.waiting import eventually
 
 PLAIN, CROPPED = RIGHT["plain"], RIGHT["cropped"]
 ROWS = [

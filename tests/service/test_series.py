@@ -11,8 +11,9 @@ from service.database import Database
 from service.experiment import Asked, Step
 from service.rows import DAY, GIVEN, HOUR, RIGHT, insert_answers
 from service.series import series
-from tests.service.journals import eventually, row
+from tests.service.journals import row
 from tests.service.test_feedback import predict
+from tests.waiting import eventually
 
 MINUTE = 60_000_000
 CROPPED = RIGHT["cropped"]
