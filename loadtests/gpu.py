@@ -28,7 +28,7 @@ from loadtests.rivals.models import BACKBONE, DETECTOR
 from loadtests.servers import Server, changed_figureground
 from models.batching import repeated
 from models.catalog import Catalog
-from models.engines import GPU_SIZES, Graph, TorchEngine, make_engine
+from models.engines import GPU_SIZES, Engine, Graph, TorchEngine, make_engine
 from service.settings import Settings
 
 _RESULTS = Path(__file__).parent / "results"
@@ -70,18 +70,17 @@ def compared(graph: Graph, device: str, cache: Path, repeat: int) -> Iterator[Fo
     """One for each batch size."""
     reference = make_engine(graph, "auto", "cpu", cache)
     eager = TorchEngine(graph.build(), device, GPU_SIZES)
-    recorded = TorchEngine(graph.build(), device, GPU_SIZES)
+    served = make_engine(graph, "torch", device, cache)
     examples = graph.examples()
-    recorded.record(examples)
     for size in GPU_SIZES:
         batch = repeated(examples, size)
-        slow, fast = (_median(engine, batch, repeat) for engine in (eager, recorded))
-        pairs = zip(recorded.run(*batch), reference.run(*batch), strict=True)
+        slow, fast = (_median(engine, batch, repeat) for engine in (eager, served))
+        pairs = zip(served.run(*batch), reference.run(*batch), strict=True)
         change = max(float(np.abs(found - expected).max()) for found, expected in pairs)
         yield Forward(graph.kind.split("|")[0], size, slow, fast, change)
 
 
-def _median(engine: TorchEngine, batch: tuple[Any, ...], repeat: int) -> float:
+def _median(engine: Engine, batch: tuple[Any, ...], repeat: int) -> float:
     engine.run(*batch)
     seconds = []
     for _ in range(repeat):

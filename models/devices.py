@@ -14,11 +14,12 @@ def may_have_gpu() -> bool:
 
 
 def resolve_device(device: str, worker: int = 0) -> str:
-    """`auto` is a GPU where there is one, else the CPU; of several GPUs each worker, counted from 0, gets one."""
-    if device not in ("auto", "cuda"):
-        return device
-    # On a machine without one, a server that finds its exported graphs need not import torch to be told so.
-    if device == "auto" and not may_have_gpu():
+    """`auto` is a GPU where there is one, else the CPU; of several GPUs each worker, counted from 0, gets one.
+
+    Raises `models.engines.EngineError` where there is no such device, if torch is there to tell.
+    """
+    # On a machine without a GPU, a server that finds its exported graphs need not import torch to be told so.
+    if device == "cpu" or (device == "auto" and not may_have_gpu()):
         return "cpu"
     if importlib.util.find_spec("torch") is None:
         return "cpu" if device == "auto" else device
@@ -26,4 +27,21 @@ def resolve_device(device: str, worker: int = 0) -> str:
 
     if device == "auto" and not torch.cuda.is_available():
         return "cpu"
-    return f"cuda:{worker % max(1, torch.cuda.device_count())}"
+    gpus = torch.cuda.device_count()
+    if device in ("auto", "cuda"):
+        device = f"cuda:{worker % max(1, gpus)}"
+    _check(device, gpus)
+    return device
+
+
+def _check(device: str, gpus: int) -> None:
+    import torch
+
+    from models.engines import EngineError
+
+    try:
+        known = torch.device(device)
+    except RuntimeError as error:
+        raise EngineError(f"there is no device {device!r}; known are auto, cpu, cuda, cuda:1, ...") from error
+    if known.type == "cuda" and (known.index or 0) >= gpus:
+        raise EngineError(f"there is no {device}: torch finds {gpus} GPUs; use the device auto, or look at the driver")

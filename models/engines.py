@@ -115,7 +115,7 @@ class OnnxEngine:
 
 @dataclass
 class TorchEngine:
-    """Torch on any device, channels last.
+    """Torch on any device, channels last on a CPU: on a GPU that is fast only with numbers of less precision.
 
     Where there are `sizes`, in rising order, every forward is of one of them: a batch is cut and filled up to it, so
     that a GPU meets only shapes that it has met before; those that were recorded are replayed, the others computed
@@ -135,7 +135,8 @@ class TorchEngine:
         if self.device.startswith("cuda"):
             # TF32 would be 1.5 times as fast and change a probability by up to 0.02; so answers are the CPU's.
             torch.backends.cudnn.allow_tf32 = False
-        self.module = self.module.eval().to(self.device, memory_format=torch.channels_last)
+        order = torch.contiguous_format if self.device.startswith("cuda") else torch.channels_last
+        self.module = self.module.eval().to(self.device, memory_format=order)
         self.recorded = Recorded(self.module, self.device)
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
@@ -215,13 +216,7 @@ def make_engine(
         if device == "cpu":
             # As under ONNX Runtime: a batch gains nothing there, several photos at once do.
             return TorchEngine(graph.build(), device, threads=threads)
-        sizes = GPU_SIZES if device.startswith("cuda") else ()
-        module = TorchEngine(graph.build(), device, sizes)
-        # What cannot be exported does not do the same for all photos, and can as little be recorded.
-        if graph.exportable:
-            module.record(graph.examples())
-        module.warm_up(graph.examples())
-        return BatchingEngine(module, GPU_SIZES[-1])
+        return BatchingEngine(_on_device(graph, device), GPU_SIZES[-1])
     if device != "cpu":
         raise EngineError(f"the engine {engine} runs on the CPU; device {device!r} needs the engine torch")
     if not graph.exportable:
@@ -237,6 +232,21 @@ def make_engine(
         return OnnxEngine(quantised(path, graph.view, calibration), threads, "int8")
     except CalibrationError as error:
         raise EngineError(str(error)) from error
+
+
+def _on_device(graph: Graph, device: str) -> TorchEngine:
+    """Has answered in every batch size."""
+    module, examples, on_gpu = graph.build(), graph.examples(), device.startswith("cuda")
+    if on_gpu and graph.exportable:
+        from models.folded import folded
+
+        module = folded(module, examples)
+    engine = TorchEngine(module, device, GPU_SIZES if on_gpu else ())
+    # What cannot be exported does not do the same for all photos, and can as little be recorded.
+    if graph.exportable:
+        engine.record(examples)
+    engine.warm_up(examples)
+    return engine
 
 
 def exported(graph: Graph, cache: Path) -> Path:

@@ -172,8 +172,10 @@ class Body(nn.Module):
         """What a backbone says about its strides is not always what it does, or does at another size than its own."""
         size = self.canvas_size
         try:
+            # Its weights may be on a GPU already, for another model on the same backbone.
+            canvas = next(self.taps.parameters()).new_zeros(1, 3, size, size)
             with torch.no_grad():
-                levels = self.taps(torch.zeros(1, 3, size, size))
+                levels = self.taps(canvas)
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
             raise UnfitBackbone(f"the backbone cannot see photos of {size} pixels: {reason}") from error

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.backbones import ModelError
 from models.comparison import Options
+from models.engines import EngineError
 from models.header import declared_pixels
 from models.pipeline import Pipeline
 from models.served import Served
@@ -210,7 +211,7 @@ class Figureground:
         lifecycle.prepare_parent()
         try:
             loading.check(settings())
-        except ModelError as error:
+        except (ModelError, EngineError) as error:
             raise SystemExit(f"figureground: {error}") from None
 
     @bentoml.on_startup

@@ -71,7 +71,7 @@ def serve(
         first = settings.at_first
         if not loading.is_exported(first):
             with _progress("loading", len(first.backbones) + len(first.detectors)) as advance:
-                loading.load(first, advance)
+                loading.prepare(first, advance)
     root = str(Path(__file__).resolve().parents[1])
     arguments = ["serve", "service.app:Figureground", "--working-dir", root, "--host", address, "--port", str(port)]
     os.environ.update(_environment(settings))

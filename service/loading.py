@@ -1,10 +1,13 @@
 """The models that the settings name, found and loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from models.backbones import Backbone, ModelError
 from models.catalog import Catalog, read_manifest
 from models.detectors import FcosDetector
+from models.devices import resolve_device
+from models.engines import engine_name
 from models.exports import Exports
 from models.quantised import is_quantised
 from models.served import Loading, Served
@@ -19,7 +22,9 @@ def catalog(settings: Settings) -> Catalog:
 
 
 def check(settings: Settings) -> None:
-    """Raises `ModelError` for what can be told of a model without loading it."""
+    """Raises `ModelError` and `EngineError` for what can be told of a model, and a device, without loading anything."""
+    if settings.device != "auto":
+        resolve_device(settings.device)
     found = catalog(settings)
     for name in settings.backbones:
         backbone = found.backbone(name)
@@ -43,6 +48,27 @@ def is_exported(settings: Settings) -> bool:
     return all(path is not None and (is_quantised(path) or graph.view is None or not int8) for graph, path in found_all)
 
 
+def prepare(settings: Settings, on_progress: Callable[[str], None]) -> None:
+    """What takes long only once, in a process that does not serve: weights are fetched, and exported for a CPU.
+
+    Raises as `load` does, for all that could go wrong there.
+    """
+    device = resolve_device(settings.device)
+    if device == "cpu" or engine_name(settings.engine, device) != "torch":
+        load(settings, on_progress)
+        return
+    # Not on the GPU: that takes seconds, and each worker needs its own.
+    with _reported():
+        found = catalog(settings)
+        for name in settings.detectors:
+            on_progress(name)
+            for graph in found.detector(name).graphs():
+                graph.build()
+        for name in settings.backbones:
+            on_progress(name)
+            found.backbone(name).graph().build()
+
+
 def load(settings: Settings, on_progress: Callable[[str], None] | None = None, worker: int = 0) -> Served:
     """Of several GPUs, `worker`, counted from 0, gets one of its own.
 
@@ -55,8 +81,14 @@ def load(settings: Settings, on_progress: Callable[[str], None] | None = None, w
         worker=worker,
         calibration=settings.calibration,
     )
-    try:
+    with _reported():
         return load_models(catalog(settings), settings.backbones, settings.detectors, loading, on_progress)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ModelError(f"the models cannot be loaded: {error}") from error
 

@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import torch
 
 from models import devices
 from models.devices import may_have_gpu, resolve_device
+from models.engines import EngineError
 
 
 @pytest.mark.parametrize(
@@ -14,7 +16,6 @@ from models.devices import may_have_gpu, resolve_device
         ("cuda", 0, 2, "cuda:0"),
         ("cuda", 1, 2, "cuda:1"),
         ("cuda", 2, 2, "cuda:0"),
-        ("cuda", 1, 0, "cuda:0"),
         ("cuda:1", 4, 2, "cuda:1"),
         ("cpu", 1, 2, "cpu"),
     ],
@@ -26,9 +27,22 @@ def test_each_worker_has_a_gpu(
     assert resolve_device(device, worker) == expected
 
 
-def test_resolve_device() -> None:
+def test_without_a_choice_it_is_a_gpu_where_there_is_one() -> None:
     assert resolve_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
-    assert resolve_device("cuda:1") == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "told"),
+    [
+        ("cuda", 0, "there is no cuda:0: torch finds 0 GPUs; use the device auto"),
+        ("cuda:2", 2, "there is no cuda:2: torch finds 2 GPUs; use the device auto"),
+        ("gpu", 2, "there is no device 'gpu'; known are auto, cpu, cuda, cuda:1"),
+    ],
+)
+def test_what_is_not_there_is_told(device: str, gpus: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(EngineError, match=f"^{re.escape(told)}"):
+        resolve_device(device)
 
 
 @pytest.mark.parametrize("made", [True, False])
