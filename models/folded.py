@@ -6,7 +6,8 @@ matrices, which cuBLAS does sooner than cuDNN: that takes seconds to load its ke
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 import torch
@@ -46,6 +47,22 @@ def folded(module: nn.Module, examples: Sequence[NDArray[Any]]) -> nn.Module:
     """
     if not any(isinstance(one, nn.BatchNorm2d) or _is_pointwise(one) for one in module.modules()):
         return module
+    with _in_one_thread():
+        return _folded(module, examples)
+
+
+@contextmanager
+def _in_one_thread() -> Iterator[None]:
+    """As many as cores, in each of several workers that load at once, wait for each other ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _folded(module: nn.Module, examples: Sequence[NDArray[Any]]) -> nn.Module:
     device = next(module.parameters()).device
     inputs = [torch.from_numpy(array).to(device) for array in examples]
     changed = copy.deepcopy(module)

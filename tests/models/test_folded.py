@@ -114,6 +114,16 @@ def test_only_what_follows_its_convolution_is_folded(module: nn.Module, norms: i
     assert_same(found, module, pixels)
 
 
+def test_the_threads_are_as_before() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        folded(nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), [np.zeros((1, 3, 8, 8), np.float32)])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("padding", [0, 1])
