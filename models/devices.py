@@ -6,11 +6,17 @@ from pathlib import Path
 
 # What NVIDIA's and AMD's drivers make, and WSL.
 _GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_DEVICES, _EACH_GPU = "/dev", "nvidia[0-9]*"
 
 
 def may_have_gpu() -> bool:
     """Quickly, without torch: where no driver has made a device, as far as that can be told, there is no GPU."""
     return sys.platform != "linux" or any(Path(node).exists() for node in _GPU_NODES)
+
+
+def likely_gpus() -> int:
+    """How many, as quickly: one for each that has a device of its own, and one where only the driver can be told."""
+    return len(list(Path(_DEVICES).glob(_EACH_GPU))) or int(may_have_gpu())
 
 
 def resolve_device(device: str, worker: int = 0) -> str:

@@ -246,6 +246,11 @@ def _on_device(graph: Graph, device: str) -> TorchEngine:
     if graph.exportable:
         engine.record(examples)
     engine.warm_up(examples)
+    if on_gpu:
+        # What the forwards before the recording needed, others may have.
+        import torch
+
+        torch.cuda.empty_cache()
     return engine
 
 

@@ -10,13 +10,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS
-from models.devices import may_have_gpu
+from models.devices import likely_gpus
 from service.cores import available_cores
 from service.database import parse_url
 
 # Of a worker's processes, whose event loop has no time for many more, and of its threads, which wait for each other's
 # Python (`python -m loadtests.cores`).
 _CORES_A_WORKER, _CORES_OF_THREADS = 16, 8
+# And where those threads ask a GPU, which then has little to do for each. Its workers take turns on it, so that more
+# than a few gain nothing (`python -m loadtests.gpu serve`).
+_CORES_BESIDE_A_GPU, _WORKERS_A_GPU = 4, 4
 
 
 def _split(value: Any) -> Any:
@@ -85,7 +88,8 @@ class Settings(BaseSettings):
     workers: int = Field(
         0,
         ge=0,
-        description="Server processes; every one loads all models. 0 is one for about 16 cores, and one on a GPU.",
+        description="Server processes; every one loads all models. 0 is one for about 16 cores, where there is a GPU "
+        "for about 4, but at most 4 a GPU.",
     )
     threads: int = Field(
         0, ge=0, description="Photos in work at once in one worker; 0 shares the available cores among the workers."
@@ -165,9 +169,18 @@ class Settings(BaseSettings):
         """`workers`, with 0 resolved for this machine."""
         if self.workers:
             return self.workers
-        on_cpu = self.device == "cpu" or (self.device == "auto" and not may_have_gpu())
+        gpus = self._gpus
+        if gpus:
+            return max(gpus, min(_WORKERS_A_GPU * gpus, round(available_cores() / _CORES_BESIDE_A_GPU)))
         several = _CORES_A_WORKER if self.photo_processes and self.engine != "torch" else _CORES_OF_THREADS
-        return max(1, round(available_cores() / several)) if on_cpu else 1
+        return max(1, round(available_cores() / several))
+
+    @property
+    def _gpus(self) -> int:
+        """How many the workers are likely to share."""
+        if self.device == "cpu":
+            return 0
+        return likely_gpus() if self.device in ("auto", "cuda") else 1
 
     @property
     def worker_threads(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import devices
-from models.devices import may_have_gpu, resolve_device
+from models.devices import likely_gpus, may_have_gpu, resolve_device
 from models.engines import EngineError
 
 
@@ -57,3 +57,16 @@ def test_a_driver_tells_of_a_gpu(made: bool, tmp_path: Path, monkeypatch: pytest
         assert resolve_device("auto") == "cpu"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert may_have_gpu()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus"),
+    [("", 0), ("nvidiactl", 1), ("nvidiactl nvidia0", 1), ("nvidiactl nvidia0 nvidia31", 2)],
+)
+def test_gpus_are_counted(nodes: str, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_GPU_NODES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(devices, "_DEVICES", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    for node in nodes.split():
+        (tmp_path / node).touch()
+    assert likely_gpus() == gpus

@@ -47,31 +47,38 @@ def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, te
 
 
 @pytest.mark.parametrize(
-    ("chosen", "cores", "gpu", "processes", "threads"),
+    ("chosen", "cores", "gpus", "processes", "threads"),
     [
-        ({}, 1, False, 1, 1),
-        ({}, 2, False, 1, 2),
-        ({}, 23, False, 1, 23),
-        ({}, 25, False, 2, 12),
-        ({}, 32, False, 2, 16),
-        ({}, 64, False, 4, 16),
-        ({"photo_processes": False}, 11, False, 1, 11),
-        ({"photo_processes": False}, 12, False, 2, 6),
-        ({"photo_processes": False}, 64, False, 8, 8),
-        ({"engine": "torch"}, 64, False, 8, 8),
-        ({}, 64, True, 1, 64),
-        ({"device": "cuda"}, 64, True, 1, 64),
-        ({"device": "cpu"}, 64, True, 4, 16),
-        ({"workers": 3}, 64, False, 3, 21),
-        ({"workers": 3, "threads": 2}, 64, False, 3, 2),
-        ({"workers": 3}, 2, False, 3, 1),
+        ({}, 1, 0, 1, 1),
+        ({}, 2, 0, 1, 2),
+        ({}, 23, 0, 1, 23),
+        ({}, 25, 0, 2, 12),
+        ({}, 32, 0, 2, 16),
+        ({}, 64, 0, 4, 16),
+        ({"photo_processes": False}, 11, 0, 1, 11),
+        ({"photo_processes": False}, 12, 0, 2, 6),
+        ({"photo_processes": False}, 64, 0, 8, 8),
+        ({"engine": "torch"}, 64, 0, 8, 8),
+        ({}, 2, 1, 1, 2),
+        ({}, 8, 1, 2, 4),
+        ({}, 16, 1, 4, 4),
+        ({}, 64, 1, 4, 16),
+        ({}, 64, 8, 16, 4),
+        ({}, 4, 8, 8, 1),
+        ({"device": "cuda"}, 64, 2, 8, 8),
+        ({"device": "cuda:1"}, 64, 2, 4, 16),
+        ({"device": "cpu"}, 64, 1, 4, 16),
+        ({"workers": 3}, 64, 1, 3, 21),
+        ({"workers": 3}, 64, 0, 3, 21),
+        ({"workers": 3, "threads": 2}, 64, 0, 3, 2),
+        ({"workers": 3}, 2, 0, 3, 1),
     ],
 )
 def test_workers_and_threads_suit_the_machine(
-    chosen: dict[str, Any], cores: int, gpu: bool, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    chosen: dict[str, Any], cores: int, gpus: int, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.settings.available_cores", lambda: cores)
-    monkeypatch.setattr("service.settings.may_have_gpu", lambda: gpu)
+    monkeypatch.setattr("service.settings.likely_gpus", lambda: gpus)
     found = Settings(**chosen)
     assert (found.worker_processes, found.worker_threads) == (processes, threads)
 
