@@ -99,3 +99,20 @@ def test_one_line(
     told = capsys.readouterr().err
     assert caught.value.code == 1
     assert re.fullmatch(rf"figureground: {re.escape(message)}[^\n]*\n", told), told
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda", "there is no cuda:0: torch finds 0 GPUs; "), ("gpu", "there is no device 'gpu'; ")],
+)
+def test_one_line_of_the_device(
+    device: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("FIGUREGROUND_DEVICE", device)
+    monkeypatch.setattr(sys, "argv", ["figureground", "serve", "--port", str(free_port())])
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it starts"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert re.fullmatch(rf"figureground: {re.escape(message)}[^\n]*\n", capsys.readouterr().err)
