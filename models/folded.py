@@ -45,7 +45,7 @@ def folded(module: nn.Module, examples: Sequence[NDArray[Any]]) -> nn.Module:
 
     The module itself where there is nothing to change, and where a copy answers the examples otherwise.
     """
-    if not any(isinstance(one, nn.BatchNorm2d) or _is_pointwise(one) for one in module.modules()):
+    if not any(_is_fixed(one) or _is_pointwise(one) for one in module.modules()):
         return module
     with _in_one_thread():
         return _folded(module, examples)
@@ -63,10 +63,11 @@ def _in_one_thread() -> Iterator[None]:
 
 
 def _folded(module: nn.Module, examples: Sequence[NDArray[Any]]) -> nn.Module:
-    device = next(module.parameters()).device
-    inputs = [torch.from_numpy(array).to(device) for array in examples]
-    changed = copy.deepcopy(module)
-    for norm, convolution in _pairs(module, inputs).items():
+    inputs = [torch.from_numpy(array) for array in examples]
+    # A part of it may be on a GPU already, for another model on the same backbone.
+    changed = copy.deepcopy(module).cpu()
+    pairs, before = _pairs(changed, inputs)
+    for norm, convolution in pairs.items():
         _fold(changed, norm, convolution)
     for name, one in list(changed.named_modules()):
         if _is_pointwise(one):
@@ -74,11 +75,17 @@ def _folded(module: nn.Module, examples: Sequence[NDArray[Any]]) -> nn.Module:
         elif isinstance(one, Normalise):
             # Whatever comes after it keeps the order.
             one.register_forward_hook(_contiguous)
-    return changed if _agree(module, changed, inputs) else module
+    with torch.inference_mode():
+        after = outputs_of(changed, inputs)
+    agree = all(
+        torch.allclose(found, wanted, rtol=_RELATIVE, atol=_ABSOLUTE)
+        for found, wanted in zip(after, before, strict=True)
+    )
+    return changed if agree else module
 
 
-def _pairs(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, str]:
-    """By the name of a batch normalisation, that of the convolution whose answer it normalises, and nobody else's."""
+def _pairs(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, str], Sequence[Tensor]]:
+    """By a batch normalisation's name that of the convolution whose answer it alone sees; and the module's answers."""
     names = {one: name for name, one in module.named_modules()}
     calls, found = Counter[nn.Module](), dict[nn.Module, nn.Module]()
     # They are kept for as long as they are told apart by their ids.
@@ -94,14 +101,19 @@ def _pairs(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, str]:
             found[norm] = answers[id(asked[0])][1]
 
     hooks = [one.register_forward_hook(after) for one in names if isinstance(one, nn.Conv2d)]
-    hooks += [one.register_forward_pre_hook(before) for one in names if isinstance(one, nn.BatchNorm2d)]
+    hooks += [one.register_forward_pre_hook(before) for one in names if _is_fixed(one)]
     try:
         with torch.inference_mode():
-            module(*inputs)
+            outputs = outputs_of(module, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return {names[norm]: names[one] for norm, one in found.items() if calls[norm] == calls[one] == 1}
+    return {names[norm]: names[one] for norm, one in found.items() if calls[norm] == calls[one] == 1}, outputs
+
+
+def _is_fixed(module: nn.Module) -> bool:
+    """Whether it normalises by numbers that it has learnt, and not by those of the batch."""
+    return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
 
 
 def _fold(module: nn.Module, norm: str, convolution: str) -> None:
@@ -121,9 +133,3 @@ def _is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def _contiguous(_: nn.Module, __: Any, pixels: Tensor) -> Tensor:
     return pixels.contiguous()
-
-
-def _agree(module: nn.Module, changed: nn.Module, inputs: Sequence[Tensor]) -> bool:
-    with torch.inference_mode():
-        pairs = zip(outputs_of(changed, inputs), outputs_of(module, inputs), strict=True)
-        return all(torch.allclose(found, wanted, rtol=_RELATIVE, atol=_ABSOLUTE) for found, wanted in pairs)

@@ -13,7 +13,7 @@ from models.catalog import DEFAULT_BACKBONES, DEFAULT_DETECTORS, Catalog
 from models.engines import Graph
 from models.folded import Pointwise, folded
 from models.recorded import outputs_of
-from tests.conftest import fcos
+from tests.conftest import fcos, needs_gpu
 
 
 def counted(module: nn.Module) -> Counter[type[nn.Module]]:
@@ -103,6 +103,7 @@ class Shared(nn.Module):
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), 0),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)), 1),
         (nn.Sequential(nn.Conv2d(3, 4, 3, groups=1, padding=1), nn.BatchNorm2d(4, affine=False)), 0),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), 1),
         (Shared(), 2),
     ],
 )
@@ -134,3 +135,14 @@ def test_a_product_of_matrices_takes_the_place_of_few(stride: int, groups: int, 
     found = folded(module, [pixels.numpy()])
     assert counted(found)[Pointwise] == ((stride, groups, padding) == (1, 1, 0))
     assert_same(found, module, pixels)
+
+
+@needs_gpu
+def test_parts_may_be_on_a_gpu_already(graphs: dict[str, Graph]) -> None:
+    """Where another model on the same backbone is computed there."""
+    catalog = Catalog()
+    backbone = catalog.backbone(DEFAULT_BACKBONES[0])
+    graph = backbone.graph()
+    backbone.module.cuda()
+    found = folded(graph.build(), graph.examples())
+    assert_same(found, graphs["classifier"].build(), torch.from_numpy(graph.examples()[0]))
