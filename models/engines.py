@@ -38,8 +38,9 @@ _GRAPH_VERSION = 1
 _OPSET = 18
 # More rows at once take no less of a core each, only more memory at the same time (docs/performance.md).
 _MOST_ROWS = 4
-# The batches of a GPU, in rows.
-GPU_SIZES = (1, 2, 4, 8, 16, 32)
+# The batches of a GPU, in rows. A worker has some four photos in work at once, with up to three views each; the memory
+# of the largest size stays with it.
+GPU_SIZES = (1, 2, 4, 8, 16)
 # torch.export is not safe in several threads.
 _one_export_at_a_time = threading.Lock()
 
