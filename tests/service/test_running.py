@@ -11,10 +11,13 @@ import pytest
 from service.running import ended_in_order
 
 _PROGRAM = """
+import signal
 import time
 from pathlib import Path
 from service.running import running_service
 
+# Under nohup, which the tests may be started by, it is ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with running_service(output=Path("log")) as service:
     print(service.process.pid, flush=True)
     time.sleep(60)
