@@ -133,10 +133,11 @@ class TorchEngine:
     def __post_init__(self) -> None:
         import torch
 
+        order = torch.channels_last
         if self.device.startswith("cuda"):
             # TF32 would be 1.5 times as fast and change a probability by up to 0.02; so answers are the CPU's.
             torch.backends.cudnn.allow_tf32 = False
-        order = torch.contiguous_format if self.device.startswith("cuda") else torch.channels_last
+            order = torch.contiguous_format
         self.module = self.module.eval().to(self.device, memory_format=order)
         self.recorded = Recorded(self.module, self.device)
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from models.backbones import Backbone, ModelError
 from models.catalog import Catalog, read_manifest
-from models.detectors import FcosDetector
+from models.detectors import Detector, FcosDetector
 from models.devices import resolve_device
-from models.engines import engine_name
+from models.engines import Graph, engine_name
 from models.exports import Exports
 from models.quantised import is_quantised
 from models.served import Loading, Served
@@ -34,15 +34,22 @@ def check(settings: Settings) -> None:
         found.detector(name).check()
 
 
+def _models(settings: Settings) -> list[Backbone | Detector]:
+    """In the order in which they are loaded."""
+    found = catalog(settings)
+    return [*map(found.detector, settings.detectors), *map(found.backbone, settings.backbones)]
+
+
+def _graphs(model: Backbone | Detector) -> list[Graph]:
+    return [model.graph()] if isinstance(model, Backbone) else model.graphs()
+
+
 def is_exported(settings: Settings) -> bool:
     """Whether all models are files of this machine that were exported before, so that a start takes seconds."""
-    found = catalog(settings)
-    backbones = [found.backbone(name) for name in settings.backbones]
-    detectors = [found.detector(name) for name in settings.detectors]
-    if not all(one.is_local for one in backbones) or not all(one.is_local for one in detectors):
+    models = _models(settings)
+    if not all(model.is_local for model in models):
         return False
-    graphs = [backbone.graph() for backbone in backbones]
-    graphs += [graph for detector in detectors for graph in detector.graphs()]
+    graphs = [graph for model in models for graph in _graphs(model)]
     int8 = settings.engine == "int8"
     found_all = [(graph, graph.find(settings.cache_dir)) for graph in graphs]
     return all(path is not None and (is_quantised(path) or graph.view is None or not int8) for graph, path in found_all)
@@ -59,14 +66,10 @@ def prepare(settings: Settings, on_progress: Callable[[str], None]) -> None:
         return
     # Not on the GPU: that takes seconds, and each worker needs its own.
     with _reported():
-        found = catalog(settings)
-        for name in settings.detectors:
-            on_progress(name)
-            for graph in found.detector(name).graphs():
+        for model in _models(settings):
+            on_progress(model.name)
+            for graph in _graphs(model):
                 graph.build()
-        for name in settings.backbones:
-            on_progress(name)
-            found.backbone(name).graph().build()
 
 
 def load(settings: Settings, on_progress: Callable[[str], None] | None = None, worker: int = 0) -> Served:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 
 from models.fcos import FcosHead
 from models.heads import HeadConfig, HeadFile, save_head
-from service import cli
+from service import cli, loading
 from service.running import free_port
 from tests.conftest import LITE0
 
@@ -42,6 +43,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory, random_head: Path) -> Path:
     return folder
 
 
+Start = Callable[[str], str]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
+    """What `figureground serve ARGUMENTS` says where it does not start."""
+
+    def told(arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["figureground", "serve", "--port", str(free_port()), *arguments.split()])
+        # What would take the place of this process.
+        monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it starts"))
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert caught.value.code == 1
+        return capsys.readouterr().err
+
+    return told
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize(
     ("manifest", "chosen", "message"),
     [
@@ -83,21 +104,18 @@ def test_one_line(
     manifest: str,
     chosen: str,
     message: str,
+    device: str,
     folder: Path,
     cache_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    start: Start,
 ) -> None:
+    """Whatever will compute the models."""
     (folder / "models.toml").write_text(manifest)
     monkeypatch.setenv("FIGUREGROUND_MODELS", str(folder / "models.toml"))
     monkeypatch.setenv("FIGUREGROUND_CACHE_DIR", str(cache_dir))
-    monkeypatch.setattr(sys, "argv", ["figureground", "serve", "--port", str(free_port()), *chosen.split()])
-    # What would take the place of this process.
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it starts"))
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    told = capsys.readouterr().err
-    assert caught.value.code == 1
+    monkeypatch.setattr(loading, "resolve_device", lambda _: device)
+    told = start(chosen)
     assert re.fullmatch(rf"figureground: {re.escape(message)}[^\n]*\n", told), told
 
 
@@ -105,14 +123,7 @@ def test_one_line(
     ("device", "message"),
     [("cuda", "there is no cuda:0: torch finds 0 GPUs; "), ("gpu", "there is no device 'gpu'; ")],
 )
-def test_one_line_of_the_device(
-    device: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_line_of_the_device(device: str, message: str, monkeypatch: pytest.MonkeyPatch, start: Start) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("FIGUREGROUND_DEVICE", device)
-    monkeypatch.setattr(sys, "argv", ["figureground", "serve", "--port", str(free_port())])
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it starts"))
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 1
-    assert re.fullmatch(rf"figureground: {re.escape(message)}[^\n]*\n", capsys.readouterr().err)
+    assert re.fullmatch(rf"figureground: {re.escape(message)}[^\n]*\n", start(""))
