@@ -267,7 +267,7 @@ def _tend(control: socket.socket, work: Callable[..., Any]) -> NoReturn:
 def _leave_parent(kept: int) -> None:
     """What belongs to the parent: its ports and files, and its signals, which may be sent to all of a group."""
     signal.set_wakeup_fd(-1)
-    for stop in (signal.SIGINT, signal.SIGTERM):
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)
     os.closerange(3, kept)
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))

@@ -24,10 +24,17 @@ def prepare_parent() -> None:
     """To be called before BentoML makes the parent, which would hold the port until all workers have ended."""
     from bentoml._internal.utils import circus  # 0.1 s and 4 MB that no worker needs.
 
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
     class Parent(circus.Arbiter):
         def start(self, cb: Callable[[Any], Any] | None = None) -> None:
             for watcher in self.iter_watchers():
                 watcher.hooks["after_reap"] = _tell_of_an_end
+            # Its own way is to replace all workers, and to live on without the terminal that it was started in.
+            if ignored:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            else:
+                self.ctrl.sys_hdl.handle_hup = self.ctrl.sys_hdl.quit
             super().start(cb)
 
         def stop(self) -> Any:
@@ -41,6 +48,8 @@ def prepare_parent() -> None:
 def prepare_worker() -> None:
     """To be called before BentoML makes the worker's server."""
     uvicorn.Server = _Worker  # type: ignore[misc]
+    # A terminal that closes tells all of its processes; what is to be done the parent tells.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Of a driver, say: a process that is ended so would tell nobody.
     faulthandler.enable()
 

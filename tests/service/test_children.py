@@ -251,8 +251,8 @@ def test_signals_to_stop_are_not_for_them() -> None:
     async def main(children: Asked) -> None:
         before = await pids(children)
         for pid in before:
-            os.kill(pid, signal.SIGTERM)
-            os.kill(pid, signal.SIGINT)
+            for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(pid, stop)
         assert sorted(await pids(children)) == sorted(before)
 
     completed(main)
