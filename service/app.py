@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import io
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -241,7 +242,7 @@ class Figureground:
         file = io.BytesIO()
         Image.new("RGB", (320, 240), "grey").save(file, "JPEG")
         question = Question(file.getvalue(), Options(min_score=0), "warm-up")
-        asked = [(question, Turn(waited=0, cores=2))] * self.hands.together
+        asked = [(question, Turn(time.perf_counter(), cores=2))] * self.hands.together
         works = [work for _ in range(self.hands.number) for work in self.hands.start(asked)]
         await asyncio.gather(*works, return_exceptions=True)
 

@@ -6,10 +6,10 @@ question goes in, a photo's bytes and what is wanted of it, and only an answer c
 """
 
 import asyncio
-import io
 import logging
 import os
 import pickle
+import select
 import signal
 import socket
 import traceback
@@ -30,9 +30,13 @@ log = logging.getLogger("figureground.children")
 Q = TypeVar("Q", contravariant=True)
 A = TypeVar("A")
 
+# Before every message comes its length. A question of no length takes back the one before it, unless that has begun.
 _LENGTH = 8
+_TAKEN_BACK = bytes(_LENGTH)
 _START_SECONDS = 60
 _AGAIN_SECONDS = 1.0
+# How long a process may be at what was taken back when it had just begun: its deadline is nobody's any more.
+_UNWANTED_SECONDS = 10.0
 
 
 @dataclass(eq=False, slots=True)
@@ -41,6 +45,8 @@ class _Task:
 
     asked: list[Any]
     answers: list[asyncio.Future[Any]]
+    on_begun: Callable[[], object] = lambda: None
+    taken_back: bool = False
 
 
 class Children(Generic[Q, A]):
@@ -60,7 +66,8 @@ class Children(Generic[Q, A]):
         self._knows = knows
         self._threads = Threads(work, number)
         self._idle: list[_Child] = []
-        self._busy: dict[_Task, _Child] = {}
+        # The one that has been at its job longest comes first.
+        self._busy: list[_Child] = []
         self._unasked: deque[_Task] = deque()
         self._starting: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -93,9 +100,25 @@ class Children(Generic[Q, A]):
             self._employ(self._idle.pop())
         return task.answers
 
+    def start_next(
+        self, asked: Sequence[tuple[Q, Turn]], begun: Callable[[], object]
+    ) -> list[asyncio.Future[A]] | None:
+        child = next((child for child in self._busy if len(child.tasks) == 1 and not child.tasks[0].taken_back), None)
+        if child is None or not all(self._knows(question) for question, _ in asked):
+            return None
+        loop = asyncio.get_running_loop()
+        task = _Task(list(asked), [loop.create_future() for _ in asked], begun)
+        child.ask(task)
+        return task.answers
+
+    def take_back(self, work: asyncio.Future[A]) -> None:
+        for child in self._busy:
+            if work in child.tasks[-1].answers:
+                child.take_back()
+
     def give_up(self, work: asyncio.Future[A]) -> None:
-        for task, child in self._busy.items():
-            if work in task.answers:
+        for child in self._busy:
+            if work in child.tasks[0].answers:
                 child.kill()
         for task in [task for task in self._unasked if work in task.answers]:
             self._unasked.remove(task)
@@ -104,7 +127,7 @@ class Children(Generic[Q, A]):
     async def close(self) -> None:
         """Ends them all. Nothing may be started any more."""
         self._closing = True
-        for child in [*self._idle, *self._busy.values()]:
+        for child in [*self._idle, *self._busy]:
             child.transport.close()
         for task in self._starting:
             task.cancel()
@@ -118,12 +141,22 @@ class Children(Generic[Q, A]):
         if not self._unasked:
             self._idle.append(child)
             return
-        task = self._unasked.popleft()
-        self._busy[task] = child
-        child.ask(pickle.dumps(task.asked), partial(self._end, task))
+        self._busy.append(child)
+        child.ask(self._unasked.popleft())
 
-    def _end(self, task: _Task, told: bytes) -> None:
-        self._employ(self._busy.pop(task))
+    def _end(self, child: "_Child", told: bytes) -> None:
+        task = child.tasks.popleft()
+        self._busy.remove(child)
+        if not child.tasks:
+            self._employ(child)
+        else:
+            self._busy.append(child)
+            if child.tasks[0].taken_back:
+                asyncio.get_running_loop().call_later(_UNWANTED_SECONDS, _end_unwanted, child, child.tasks[0])
+            else:
+                child.tasks[0].on_begun()
+        if task.taken_back:
+            return
         for answer, found in zip(task.answers, pickle.loads(told), strict=True):
             if isinstance(found, Exception):
                 answer.set_exception(found)
@@ -144,7 +177,7 @@ class Children(Generic[Q, A]):
             self._work_in_threads()
             return False
         self._outage.tell(None)
-        child.on_lost = partial(self._replace, child)
+        child.on_lost, child.on_answer = partial(self._replace, child), partial(self._end, child)
         if child.lost:  # already
             self._replace(child)
         else:
@@ -166,12 +199,14 @@ class Children(Generic[Q, A]):
     def _replace(self, child: "_Child") -> None:
         if child in self._idle:
             self._idle.remove(child)
-        for task in [task for task, busy in self._busy.items() if busy is child]:
-            del self._busy[task]
-            _lose(task)
+        if child in self._busy:
+            self._busy.remove(child)
+        for task in child.tasks:
+            if not task.taken_back:
+                _lose(task)
         if not self._closing:
             # What ends before it was asked anything may go on doing so.
-            self._begin(self._keep_adding(0 if child.asked else _AGAIN_SECONDS))
+            self._begin(self._keep_adding(0 if child.was_asked else _AGAIN_SECONDS))
 
     def _begin(self, starting: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(starting)
@@ -182,6 +217,11 @@ class Children(Generic[Q, A]):
 def _lose(task: _Task) -> None:
     for answer in task.answers:
         answer.set_exception(HandLost())
+
+
+def _end_unwanted(child: "_Child", task: _Task) -> None:
+    if task in child.tasks:
+        child.kill()
 
 
 def _hand_on(answer: asyncio.Future[A], work: asyncio.Future[A]) -> None:
@@ -201,21 +241,32 @@ def _closed_on_error(opened: socket.socket | asyncio.Transport) -> Iterator[None
 
 
 class _Child(asyncio.Protocol):
-    """Its connection. It tells its number first, and then answers one question after the other."""
+    """Its connection. It tells its number first, and then answers one question after the other.
+
+    `tasks` are the one that it is at, and the one that it begins next.
+    """
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
         self.on_lost: Callable[[], object] = lambda: None
-        self.lost = self.asked = False
+        self.on_answer: Callable[[bytes], object] = self._tells_its_number
+        self.lost = self.was_asked = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._on_message: Callable[[bytes], object] = self._tells_its_number
+        self.tasks: deque[_Task] = deque()
         self._buffer = bytearray()
 
-    def ask(self, question: bytes, on_answer: Callable[[bytes], object]) -> None:
-        self._on_message, self.asked = on_answer, True
+    def ask(self, task: _Task) -> None:
+        self.was_asked = True
+        self.tasks.append(task)
+        question = pickle.dumps(task.asked)
         # Copied, but in one piece, and sent at once.
         self.transport.write(len(question).to_bytes(_LENGTH) + question)
+
+    def take_back(self) -> None:
+        """The last question. An answer comes in any case, empty where it has not been begun."""
+        self.tasks[-1].taken_back = True
+        self.transport.write(_TAKEN_BACK)
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -227,10 +278,10 @@ class _Child(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        if len(self._buffer) >= _LENGTH + int.from_bytes(self._buffer[:_LENGTH]):
-            message = bytes(self._buffer[_LENGTH:])
-            self._buffer.clear()
-            self._on_message(message)
+        while len(self._buffer) >= (end := _LENGTH + int.from_bytes(self._buffer[:_LENGTH])):
+            message = bytes(self._buffer[_LENGTH:end])
+            del self._buffer[:end]
+            self.on_answer(message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if not self.ready.done():
@@ -253,7 +304,7 @@ def _tend(control: socket.socket, work: Callable[..., Any]) -> NoReturn:
             if _is_child():
                 control.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _serve(socket.socket(fileno=descriptor).makefile("rwb"), work)
+                _serve(socket.socket(fileno=descriptor), work)
                 os._exit(0)
             os.close(descriptor)
         with suppress(ChildProcessError):
@@ -287,17 +338,32 @@ def _is_child() -> bool:
         return False
 
 
-def _serve(parent: io.BufferedRWPair, work: Callable[..., Any]) -> None:
+def _serve(parent: socket.socket, work: Callable[..., Any]) -> None:
     """A child's life: until its parent ends, or closes."""
-    told = os.getpid().to_bytes(_LENGTH)
+    more = select.poll()
+    more.register(parent, select.POLLIN)
     with suppress(BrokenPipeError, ConnectionResetError):
-        while True:
-            parent.write(len(told).to_bytes(_LENGTH) + told)
-            parent.flush()
-            length = parent.read(_LENGTH)
-            if not length:
-                return
-            told = _answer(parent.read(int.from_bytes(length)), work)
+        _tell(parent, os.getpid().to_bytes(_LENGTH))
+        head = _receive(parent, _LENGTH)
+        while head:
+            following = b""
+            # What takes back a question that has been answered comes too late.
+            if head != _TAKEN_BACK:
+                if not (asked := _receive(parent, int.from_bytes(head))):
+                    return
+                following = _receive(parent, _LENGTH) if more.poll(0) else b""
+                _tell(parent, b"" if following == _TAKEN_BACK else _answer(asked, work))
+            head = following or _receive(parent, _LENGTH)
+
+
+def _tell(parent: socket.socket, told: bytes) -> None:
+    parent.sendall(len(told).to_bytes(_LENGTH) + told)
+
+
+def _receive(parent: socket.socket, size: int) -> bytes:
+    """Empty where it closes instead."""
+    received = parent.recv(size, socket.MSG_WAITALL)
+    return received if len(received) == size else b""
 
 
 def _answer(asked: bytes, work: Callable[..., Any]) -> bytes:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 Q = TypeVar("Q", contravariant=True)
@@ -48,10 +49,15 @@ class HandLost(Exception):
 
 
 class Turn(NamedTuple):
-    """When and how a job is done: after `waited` seconds in the queue, on so many `cores`."""
+    """How a job is done: on so many `cores`. It was `queued` at that time of `time.perf_counter`, in any process."""
 
-    waited: float
+    queued: float
     cores: int
+
+    @property
+    def waited(self) -> float:
+        """Seconds until now, which is to be asked when it begins."""
+        return time.perf_counter() - self.queued
 
 
 # Each question has an answer or an error of its own.
@@ -69,6 +75,17 @@ class Hands(Protocol[Q, A]):
 
     def start(self, asked: Sequence[tuple[Q, Turn]]) -> list[asyncio.Future[A]]:
         """One of them begins at once. The futures raise `HandLost` where it ends, and what the work raises."""
+
+    def start_next(
+        self, asked: Sequence[tuple[Q, Turn]], begun: Callable[[], object]
+    ) -> list[asyncio.Future[A]] | None:
+        """One that is at work begins it as soon as it has ended, and `begun` is called. None: nobody can.
+
+        The futures raise `HandLost` also where it ends before that.
+        """
+
+    def take_back(self, work: asyncio.Future[A]) -> None:
+        """What is to be begun next, with all that was asked with it: it is not, and its futures are never done."""
 
     def give_up(self, work: asyncio.Future[A]) -> None:
         """Nobody waits for this any more; it may be ended before its time, where that is possible."""
@@ -95,6 +112,8 @@ class _Job:
     company: set["_Job"] = field(default_factory=set)
     together: int = 1
     wants_no_company: bool = False
+    # Those that a hand will begin next, itself among them, while it has not.
+    ahead: "list[_Job] | None" = None
 
 
 class Scheduler(Generic[Q, A]):
@@ -102,7 +121,8 @@ class Scheduler(Generic[Q, A]):
 
     One job alone may have more than `max_pixels`. A hand is taken until its job has ended, whether or not somebody
     still waits for the result; a job that begins while others have had nothing to do for a while may use a share of
-    their cores. Where many wait, whoever gets free takes several at once. Of those that are lost with their hand each
+    their cores. Where many wait, whoever gets free takes several at once; and where one waits for every hand, each is
+    given in advance what it will begin next, and has nothing to wait for. Of those that are lost with their hand each
     is done again alone, so that nobody suffers from another's photo. `on_depth` is told how many jobs wait, whenever
     that changes, and `on_spread` when a job begins that uses several cores, and when none is left that does. For one
     event loop.
@@ -120,6 +140,8 @@ class Scheduler(Generic[Q, A]):
         self._max_queue, self._max_pixels = max_queue, max_pixels
         self._on_depth, self._on_spread = on_depth, on_spread
         self._waiting: deque[_Job] = deque()
+        # They wait as well.
+        self._ahead: deque[list[_Job]] = deque()
         self._working: set[_Job] = set()
         self._busy = self._spread = 0
         self._ends: deque[float] = deque(maxlen=hands.number)
@@ -165,6 +187,7 @@ class Scheduler(Generic[Q, A]):
         else:
             self._waiting.append(job)
             self._count(pixels)
+            self._give_ahead()
         return job.future
 
     def drain(self) -> None:
@@ -181,14 +204,19 @@ class Scheduler(Generic[Q, A]):
         await asyncio.sleep(0)
 
     def _check_room(self, pixels: int) -> None:
-        too_many = self._busy == self._hands.number and len(self._waiting) >= self._max_queue
-        if too_many or (self._waiting and self._pixels + pixels > self._max_pixels):
+        depth = self._depth()
+        too_many = self._busy >= self._hands.number and depth >= self._max_queue
+        if too_many or (depth and self._pixels + pixels > self._max_pixels):
             raise QueueFull(self._retry_after())
+
+    def _depth(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting) + sum(map(len, self._ahead))
 
     def _count(self, pixels: int) -> None:
         """A job with so many pixels has begun to wait, or with minus so many waits no longer."""
         self._pixels += pixels
-        self._on_depth(len(self._waiting))
+        self._on_depth(self._depth())
 
     def _count_spread(self, more: int) -> None:
         """Jobs on several cores: one more, or one less."""
@@ -198,36 +226,94 @@ class Scheduler(Generic[Q, A]):
 
     def _retry_after(self) -> int:
         """Whole seconds until the jobs that wait now will have been worked off; at least 1."""
-        return max(1, math.ceil(self._seconds * len(self._waiting) / self._hands.number))
+        return max(1, math.ceil(self._seconds * self._depth() / self._hands.number))
 
     def _start(self, jobs: Sequence[_Job]) -> None:
         """One hand, at all of them."""
-        now = time.perf_counter()
+        cores = self._cores(time.perf_counter())
+        self._expect(jobs, self._hands.start([(job.question, Turn(job.queued, cores)) for job in jobs]))
+        self._begin(jobs, cores)
+
+    def _expect(self, jobs: Sequence[_Job], works: Sequence[asyncio.Future[Any]]) -> None:
+        for job, work in zip(jobs, works, strict=True):
+            job.work = work
+            work.add_done_callback(partial(self._end, job))
+
+    def _begin(self, jobs: Sequence[_Job], cores: int) -> None:
+        now, company = time.perf_counter(), set(jobs)
         self._busy += 1
-        cores, company = self._cores(now), set(jobs)
         if cores > 1:
             self._count_spread(1)
-        works = self._hands.start([(job.question, Turn(now - job.queued, cores)) for job in jobs])
-        for job, work in zip(jobs, works, strict=True):
-            job.started, job.work, job.company, job.together, job.cores = now, work, company, len(jobs), cores
+        for job in jobs:
+            job.started, job.company, job.together, job.cores = now, company, len(jobs), cores
             self._working.add(job)
-            work.add_done_callback(partial(self._end, job))
             if len(jobs) == 1:
                 # The photo shall not stay until the answer has been sent.
                 job.question = None
 
     def _start_next(self) -> None:
-        """One of those that wait, or several where there are many."""
-        most = min(self._hands.together, len(self._waiting) // (_WAITING_A_JOB * self._hands.number))
-        jobs = [self._waiting.popleft()]
+        """A hand is free, unless it has begun what was given to it; nothing waits for others while it could begin."""
+        if self._busy < self._hands.number:
+            if self._ahead and not self._waiting:
+                self._take_back(self._ahead[0])
+            if self._waiting:
+                jobs = self._take(self._first(self._depth()))
+                self._start(jobs)
+                self._count(-sum(job.pixels for job in jobs))
+        self._give_ahead()
+
+    def _first(self, waiting: int) -> list[_Job]:
+        """Of those that wait here the first, or several where `waiting` are many."""
+        most = min(self._hands.together, waiting // (_WAITING_A_JOB * self._hands.number))
+        jobs = [self._waiting[0]]
         pixels = jobs[0].pixels
-        while len(jobs) < most and not (jobs[0].wants_no_company or self._waiting[0].wants_no_company):
-            if pixels + self._waiting[0].pixels > _MOST_PIXELS_TOGETHER:
+        for job in islice(self._waiting, 1, max(1, most)):
+            pixels += job.pixels
+            if jobs[0].wants_no_company or job.wants_no_company or pixels > _MOST_PIXELS_TOGETHER:
                 break
-            jobs.append(self._waiting.popleft())
-            pixels += jobs[-1].pixels
-        self._start(jobs)
-        self._count(-pixels)
+            jobs.append(job)
+        return jobs
+
+    def _take(self, jobs: list[_Job]) -> list[_Job]:
+        for _ in jobs:
+            self._waiting.popleft()
+        return jobs
+
+    def _give_ahead(self) -> None:
+        """Large photos are not: a hand gains little by them, and would hold their bytes."""
+        number = self._hands.number
+        while self._waiting and self._busy >= number and (depth := self._depth()) >= number:
+            # As many wait once it begins as now, and those that its hand is at ask again.
+            jobs = self._first(depth + len(self._working) // number)
+            if sum(job.pixels for job in jobs) > _MOST_PIXELS_TOGETHER:
+                return
+            asked = [(job.question, Turn(job.queued, 1)) for job in jobs]
+            works = self._hands.start_next(asked, partial(self._begin_next, jobs))
+            if works is None:
+                return
+            self._ahead.append(self._take(jobs))
+            self._expect(jobs, works)
+            for job in jobs:
+                job.ahead = jobs
+
+    def _begin_next(self, jobs: list[_Job]) -> None:
+        self._leave_ahead(jobs)
+        self._begin(jobs, 1)
+        self._count(-sum(job.pixels for job in jobs))
+
+    def _take_back(self, jobs: list[_Job]) -> None:
+        """They wait here again, before all others."""
+        if jobs[0].work is not None:
+            self._hands.take_back(jobs[0].work)
+        self._leave_ahead(jobs)
+        for job in jobs:
+            job.work = None
+        self._waiting.extendleft(reversed(jobs))
+
+    def _leave_ahead(self, jobs: list[_Job]) -> None:
+        self._ahead.remove(jobs)
+        for job in jobs:
+            job.ahead = None
 
     def _cores(self, now: float) -> int:
         """The share of a job that begins now, among those in work and those that may be about to come.
@@ -235,11 +321,17 @@ class Scheduler(Generic[Q, A]):
         One of these is it itself, where it comes from a client that was answered lately.
         """
         lately = sum(now - end < _LATELY for end in self._ends)
-        return max(1, self._hands.number // (self._busy + max(0, lately - 1)))
+        return max(1, self._hands.number // (self._busy + max(1, lately)))
 
     def _end(self, job: _Job, work: asyncio.Future[Any]) -> None:
-        now = time.perf_counter()
-        seconds, error = (now - job.started) / job.together, work.exception()
+        now, error = time.perf_counter(), work.exception()
+        if job.work is not work:
+            return  # It waits again already.
+        if job.ahead is not None:
+            # Its hand was lost before it had begun.
+            self._take_back(job.ahead)
+            return
+        seconds = (now - job.started) / job.together
         again = isinstance(error, HandLost) and job.together > 1 and not job.future.done()
         if again:
             self._wait_again(job)
@@ -248,9 +340,8 @@ class Scheduler(Generic[Q, A]):
         if not job.company:
             self._busy -= 1
             self._ends.append(now)
-            if self._waiting:
-                # First: the hand shall not wait for us.
-                self._start_next()
+            # First: the hand shall not wait for us.
+            self._start_next()
             if job.cores > 1:
                 self._count_spread(-1)
         self._seconds += (seconds - self._seconds) * (_LATEST if self._seconds else 1)
@@ -273,6 +364,8 @@ class Scheduler(Generic[Q, A]):
 
     def _leave(self, job: _Job, _: asyncio.Future[Any]) -> None:
         """Nobody waits for the job any more: it has been answered, its time is up, or its client has gone."""
+        if job.ahead is not None:
+            self._take_back(job.ahead)
         if job.work is None:
             job.timer.cancel()
             self._waiting.remove(job)
@@ -281,5 +374,5 @@ class Scheduler(Generic[Q, A]):
     def _is_late(self, job: _Job) -> None:
         if not job.future.done():
             job.future.set_exception(DeadlinePassed(_TOO_LATE))
-        if job.work is not None:
+        if job.work is not None and job.ahead is None:
             self._hands.give_up(job.work)

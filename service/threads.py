@@ -1,7 +1,7 @@
 """Threads of this process, which share one interpreter: for models that cannot be asked from a fork of it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -25,6 +25,12 @@ class Threads(Generic[Q, A]):
     def start(self, asked: Sequence[tuple[Q, Turn]]) -> list[asyncio.Future[A]]:
         loop = asyncio.get_running_loop()
         return [loop.run_in_executor(self._pool, self._answer, *one) for one in asked]
+
+    def start_next(self, asked: Sequence[tuple[Q, Turn]], begun: Callable[[], object]) -> None:
+        """A thread is told of its next job at once."""
+
+    def take_back(self, work: asyncio.Future[A]) -> None:
+        """There is nothing to be taken back."""
 
     def give_up(self, work: asyncio.Future[A]) -> None:
         """A thread cannot be ended."""

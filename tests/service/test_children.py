@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -35,7 +36,7 @@ RAISED: dict[str, Callable[[], Exception]] = {
 }
 
 
-NOW = Turn(waited=0, cores=1)
+NOW = Turn(queued=0, cores=1)
 
 
 def work(asked: Sequence[tuple[Question, Turn]]) -> list[Any]:
@@ -50,6 +51,8 @@ def answer(question: Question, turn: Turn) -> Any:
             return os.getpid()
         case "length":
             return len(what)
+        case "touch":
+            Path(what).touch()
         case "raise":
             try:
                 raise RAISED[what]()
@@ -241,6 +244,86 @@ def test_one_that_is_given_up_is_ended() -> None:
         with pytest.raises(HandLost):
             await work
         assert stayed in await until_replaced(children, set(before) - {stayed})
+
+    completed(main)
+
+
+def test_one_begins_the_next_as_soon_as_it_has_ended() -> None:
+    async def main(children: Asked) -> None:
+        begun: list[str] = []
+        assert children.start_next([(("pid", 0), NOW)], lambda: begun.append("idle")) is None
+        first = ask(children, ("pid", 0.2))
+        # Larger than what fits between them at once.
+        second = children.start_next([(("length", bytes(5_000_000)), NOW)], lambda: begun.append("second"))
+        assert second is not None
+        assert children.start_next([(("pid", 0), NOW)], lambda: begun.append("third")) is None
+        assert begun == []
+        await first
+        assert begun == ["second"]
+        third = children.start_next([(("pid", 0), NOW), (("pid", 0), NOW)], lambda: begun.append("third"))
+        assert third is not None
+        assert await second[0] == 5_000_000
+        assert await asyncio.gather(*third) == [await first] * 2
+        assert begun == ["second", "third"]
+        assert await pids(children, 1) == [await first]
+
+    completed(main, 1)
+
+
+@pytest.mark.parametrize("size", [10, 5_000_000])
+def test_what_is_taken_back_is_not_begun(size: int, tmp_path: Path) -> None:
+    async def main(children: Asked) -> None:
+        begun: list[str] = []
+        first = ask(children, ("pid", 0.2))
+        unwanted = children.start_next(
+            [(("touch", tmp_path / "touched"), NOW), (("length", bytes(size)), NOW)], lambda: begun.append("unwanted")
+        )
+        assert unwanted is not None
+        children.take_back(unwanted[0])
+        assert [await first, await ask(children, ("length", "abc"))] == [await first, 3]
+        assert begun == []
+        assert not any(work.done() for work in unwanted)
+
+    completed(main, 1)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("seconds", [0.3, 60])
+def test_what_is_taken_back_too_late_is_done_for_nothing(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not for ever."""
+    monkeypatch.setattr("service.children._UNWANTED_SECONDS", 1.0)
+
+    async def main(children: Asked) -> None:
+        (before,) = await pids(children, 1)
+        first = ask(children, ("pid", 0.1))
+        unwanted = children.start_next(
+            [(("touch", tmp_path / "touched"), NOW), (("pid", seconds), NOW)], lambda: pytest.fail("it was taken back")
+        )
+        assert unwanted is not None
+        # Nobody here hears of the first one's end meanwhile.
+        while not (tmp_path / "touched").exists():
+            time.sleep(0.01)
+        children.take_back(unwanted[1])
+        await first
+        assert children.start_next([(("pid", 0), NOW)], lambda: None) is None
+        assert await ask(children, ("length", "abc")) == 3
+        assert (await pids(children, 1) == [before]) == (seconds < 1)
+        assert not any(work.done() for work in unwanted)
+
+    completed(main, 1)
+
+
+def test_what_one_would_begin_next_is_lost_with_it() -> None:
+    async def main(children: Asked) -> None:
+        first = ask(children, ("end", signal.SIGKILL))
+        second = children.start_next([(("pid", 0), NOW)], lambda: pytest.fail("it has not begun"))
+        assert second is not None
+        for work in (first, second[0]):
+            with pytest.raises(HandLost):
+                await work
+        assert len(await pids(children)) == 2
 
     completed(main)
 

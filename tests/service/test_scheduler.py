@@ -336,10 +336,20 @@ class Slow:
 
     def start(self, asked: Sequence[tuple[str, Turn]]) -> list[asyncio.Future[str]]:
         self.asked.append([question for question, _ in asked])
+        return self.begun(asked)
+
+    def begun(self, asked: Sequence[tuple[str, Turn]]) -> list[asyncio.Future[str]]:
         self.turns += [turn for _, turn in asked]
         works = [asyncio.get_running_loop().create_future() for _ in asked]
-        self.works |= zip(self.asked[-1], works, strict=True)
+        self.works |= zip((question for question, _ in asked), works, strict=True)
         return works
+
+    def start_next(
+        self, asked: Sequence[tuple[str, Turn]], begun: Callable[[], object]
+    ) -> list[asyncio.Future[str]] | None:
+        """None of them can."""
+
+    def take_back(self, work: asyncio.Future[str]) -> None: ...
 
     def give_up(self, work: asyncio.Future[str]) -> None:
         self.given_up.append(work)
@@ -361,10 +371,11 @@ class Slow:
 class Crowd:
     """A scheduler before such hands, and jobs that were begun in the order of their letters."""
 
-    def __init__(self, jobs: str, pixels: int = 1) -> None:
-        self.hands = Slow()
+    def __init__(self, jobs: str, pixels: int = 1, hands: Slow | None = None, max_queue: int = 99) -> None:
+        self.hands = hands or Slow()
         self.recorded: list[str] = []
-        self.scheduler: Scheduler[str, str] = Scheduler(self.hands, 99, 10**9)
+        self.depths: list[int] = [0]
+        self.scheduler: Scheduler[str, str] = Scheduler(self.hands, max_queue, 10**9, self.depths.append)
         self.jobs = {job: self.run(job, pixels=pixels) for job in jobs}
 
     def run(self, job: str, seconds: float = 10, pixels: int = 1) -> asyncio.Future[str]:
@@ -508,5 +519,140 @@ def test_one_that_is_to_be_done_again_waits_no_longer_than_others(leaves: bool) 
         await crowd.hands.end("b")
         assert crowd.hands.asked[4:] == [["d"]]
         assert crowd.hands.given_up == []
+
+    asyncio.run(main())
+
+
+class Busy(Slow):
+    """Each of these can be told what it will begin next."""
+
+    def __init__(self, together: int = 1) -> None:
+        super().__init__()
+        self.together = together
+        self.ahead: dict[str, Callable[[], object]] = {}
+        self.taken_back: list[str] = []
+
+    def start_next(
+        self, asked: Sequence[tuple[str, Turn]], begun: Callable[[], object]
+    ) -> list[asyncio.Future[str]] | None:
+        if len(self.ahead) == self.number:
+            return None
+        self.ahead["".join(question for question, _ in asked)] = begun
+        return self.begun(asked)
+
+    def take_back(self, work: asyncio.Future[str]) -> None:
+        for questions in [one for one in self.ahead if self.works[one[0]] is work]:
+            del self.ahead[questions]
+            self.taken_back.append(questions)
+
+    async def end_and_begin(self, questions: str, begun: str) -> None:
+        """The hand does not wait until its answers have been looked at."""
+        self.ahead.pop(begun)()
+        await self.end(questions)
+
+
+def test_what_is_next_is_given_in_advance_where_one_waits_for_each_hand() -> None:
+    async def main() -> None:
+        hands = Busy()
+        crowd = Crowd("abc", hands=hands)
+        assert (hands.asked, [*hands.ahead], crowd.depths[-1]) == ([["a"], ["b"]], [], 1)
+        crowd.jobs |= {job: crowd.run(job) for job in "def"}
+        assert (hands.asked, [*hands.ahead], crowd.depths[-1]) == ([["a"], ["b"]], ["c", "d"], 4)
+        await hands.end_and_begin("b", "d")
+        assert await crowd.answers("b") == "B"
+        # No other is started for it, and the next one is given at once.
+        assert (hands.asked, [*hands.ahead], crowd.depths[-1]) == ([["a"], ["b"]], ["c", "e"], 3)
+        await hands.end_and_begin("a", "c")
+        await hands.end_and_begin("d", "e")
+        # Only one waits: whoever is free first shall have it.
+        assert ([*hands.ahead], crowd.depths[-1]) == (["f"], 1)
+        assert crowd.scheduler.stuck(-1)
+        await hands.end_and_begin("c", "f")
+        await hands.end("ef")
+        assert await crowd.answers("acdef") == "ACDEF"
+        assert crowd.depths[-1] == 0
+        assert all(turn.cores == 1 for turn in hands.turns[1:])
+        await crowd.scheduler.close()
+        assert sorted(crowd.recorded) == list("ABCDEF")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_is_given_in_advance_is_taken_back_where_it_is_late_or_its_client_leaves(leaves: bool) -> None:
+    async def main() -> None:
+        hands = Busy()
+        crowd = Crowd("ab", hands=hands)
+        late = crowd.run("l", 10 if leaves else 0.05)
+        crowd.jobs["c"] = crowd.run("c")
+        assert [*hands.ahead] == ["l", "c"]
+        if leaves:
+            late.cancel()
+        with pytest.raises(asyncio.CancelledError if leaves else DeadlinePassed):
+            await late
+        await asyncio.sleep(0)
+        assert (hands.taken_back, hands.given_up, [*hands.ahead], crowd.depths[-1]) == (["l"], [], ["c"], 1)
+        # The hand that has nothing now is free first.
+        await hands.end("a")
+        assert (hands.taken_back, hands.asked[2:]) == (["l", "c"], [["c"]])
+        await hands.end("bc")
+        assert await crowd.answers("abc") == "ABC"
+        await crowd.scheduler.close()
+        assert sorted(crowd.recorded) == list("ABC")
+
+    asyncio.run(main())
+
+
+def test_of_those_that_were_given_together_the_others_wait_again() -> None:
+    async def main() -> None:
+        hands = Busy(together=2)
+        crowd = Crowd(ascii_lowercase[:16], hands=hands)
+        assert [*hands.ahead] == ["c", "d"]
+        await hands.end_and_begin("a", "c")
+        assert [*hands.ahead] == ["d", "ef"]
+        crowd.jobs["e"].cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (hands.taken_back, crowd.depths[-1]) == (["ef"], 12)
+        crowd.jobs["q"] = crowd.run("q")
+        assert [*hands.ahead] == ["d", "fg"]
+
+    asyncio.run(main())
+
+
+def test_what_is_lost_before_it_has_begun_waits_again() -> None:
+    async def main() -> None:
+        hands = Busy()
+        crowd = Crowd("abcd", hands=hands)
+        # The hand has ended.
+        del hands.ahead["c"]
+        hands.works["a"].set_exception(HandLost())
+        await hands.end("c", HandLost)
+        with pytest.raises(HandLost):
+            await crowd.jobs["a"]
+        # It is for whoever takes the place of the lost one.
+        assert (hands.asked[2:], [*hands.ahead], crowd.depths[-1]) == ([["c"]], ["d"], 1)
+        await hands.end_and_begin("b", "d")
+        await hands.end("cd")
+        assert await crowd.answers("bcd") == "BCD"
+        await crowd.scheduler.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_given_in_advance_takes_room_in_the_queue() -> None:
+    async def main() -> None:
+        crowd = Crowd("abcd", hands=Busy(), max_queue=2)
+        with pytest.raises(QueueFull):
+            crowd.scheduler.check()
+
+    asyncio.run(main())
+
+
+def test_large_photos_are_not_given_in_advance() -> None:
+    async def main() -> None:
+        hands = Busy()
+        Crowd("abcdef", 4_000_001, hands)
+        assert hands.ahead == {}
 
     asyncio.run(main())
