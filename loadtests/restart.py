@@ -25,6 +25,7 @@ from rich.progress import Progress, TaskID
 from loadtests.client import Connection, connect, exchange
 from loadtests.photos import photos_of
 from loadtests.servers import Server, figureground
+from service.running import ended_in_order
 
 _RESULT = Path(__file__).parent / "results" / "restart.json"
 _BETWEEN_SECONDS = 1.0
@@ -118,7 +119,8 @@ def main(
     clients: Annotated[int, typer.Option(help="At once.", min=1)] = 4,
 ) -> None:
     """Requests that were lost in a rolling restart; the last line is the verdict."""
-    with Progress(console=Console(stderr=True)) as progress:
+    # Around all of it: servers are stopped in threads, where no handler of signals can be put back.
+    with ended_in_order(), Progress(console=Console(stderr=True)) as progress:
         fleet = uvloop.run(rolling(times, clients, progress))
     lost = sum(number for status, number in fleet.statuses.items() if status not in (200, 429, 503))
     found = {"times": times, "statuses": fleet.statuses, "exit_codes": fleet.codes, "lost": lost}
