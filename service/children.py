@@ -45,7 +45,7 @@ class _Task:
 
     asked: list[Any]
     answers: list[asyncio.Future[Any]]
-    on_begun: Callable[[], object] = lambda: None
+    on_begun: Callable[[], object]
     taken_back: bool = False
 
 
@@ -92,8 +92,7 @@ class Children(Generic[Q, A]):
     def start(self, asked: Sequence[tuple[Q, Turn]]) -> list[asyncio.Future[A]]:
         if not all(self._knows(question) for question, _ in asked) or (not self._idle and self._outage.away):
             return self._threads.start(asked)
-        loop = asyncio.get_running_loop()
-        task = _Task(list(asked), [loop.create_future() for _ in asked])
+        task = _task(asked)
         self._unasked.append(task)
         if self._idle:
             # The one that was at work last, whose memory is still in the caches.
@@ -106,8 +105,7 @@ class Children(Generic[Q, A]):
         child = next((child for child in self._busy if len(child.tasks) == 1 and not child.tasks[0].taken_back), None)
         if child is None or not all(self._knows(question) for question, _ in asked):
             return None
-        loop = asyncio.get_running_loop()
-        task = _Task(list(asked), [loop.create_future() for _ in asked], begun)
+        task = _task(asked, begun)
         child.ask(task)
         return task.answers
 
@@ -212,6 +210,11 @@ class Children(Generic[Q, A]):
         task = asyncio.get_running_loop().create_task(starting)
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
+
+
+def _task(asked: Sequence[Any], on_begun: Callable[[], object] = lambda: None) -> _Task:
+    loop = asyncio.get_running_loop()
+    return _Task(list(asked), [loop.create_future() for _ in asked], on_begun)
 
 
 def _lose(task: _Task) -> None:
