@@ -212,6 +212,11 @@ class Children(Generic[Q, A]):
         task.add_done_callback(self._starting.discard)
 
 
+def _message(content: bytes) -> bytes:
+    """Copied, but in one piece, and sent at once."""
+    return len(content).to_bytes(_LENGTH) + content
+
+
 def _task(asked: Sequence[Any], on_begun: Callable[[], object] = lambda: None) -> _Task:
     loop = asyncio.get_running_loop()
     return _Task(list(asked), [loop.create_future() for _ in asked], on_begun)
@@ -262,9 +267,7 @@ class _Child(asyncio.Protocol):
     def ask(self, task: _Task) -> None:
         self.was_asked = True
         self.tasks.append(task)
-        question = pickle.dumps(task.asked)
-        # Copied, but in one piece, and sent at once.
-        self.transport.write(len(question).to_bytes(_LENGTH) + question)
+        self.transport.write(_message(pickle.dumps(task.asked)))
 
     def take_back(self) -> None:
         """The last question. An answer comes in any case, empty where it has not been begun."""
@@ -346,7 +349,7 @@ def _serve(parent: socket.socket, work: Callable[..., Any]) -> None:
     more = select.poll()
     more.register(parent, select.POLLIN)
     with suppress(BrokenPipeError, ConnectionResetError):
-        _tell(parent, os.getpid().to_bytes(_LENGTH))
+        parent.sendall(_message(os.getpid().to_bytes(_LENGTH)))
         head = _receive(parent, _LENGTH)
         while head:
             following = b""
@@ -355,12 +358,9 @@ def _serve(parent: socket.socket, work: Callable[..., Any]) -> None:
                 if not (asked := _receive(parent, int.from_bytes(head))):
                     return
                 following = _receive(parent, _LENGTH) if more.poll(0) else b""
-                _tell(parent, b"" if following == _TAKEN_BACK else _answer(asked, work))
+                told = b"" if following == _TAKEN_BACK else _answer(asked, work)
+                parent.sendall(_message(told))
             head = following or _receive(parent, _LENGTH)
-
-
-def _tell(parent: socket.socket, told: bytes) -> None:
-    parent.sendall(len(told).to_bytes(_LENGTH) + told)
 
 
 def _receive(parent: socket.socket, size: int) -> bytes:

@@ -231,7 +231,7 @@ class Scheduler(Generic[Q, A]):
     def _start(self, jobs: Sequence[_Job]) -> None:
         """One hand, at all of them."""
         cores = self._cores(time.perf_counter())
-        self._expect(jobs, self._hands.start([(job.question, Turn(job.queued, cores)) for job in jobs]))
+        self._expect(jobs, self._hands.start(_questions(jobs, cores)))
         self._begin(jobs, cores)
 
     def _expect(self, jobs: Sequence[_Job], works: Sequence[asyncio.Future[Any]]) -> None:
@@ -259,7 +259,7 @@ class Scheduler(Generic[Q, A]):
             if self._waiting:
                 jobs = self._take(self._first(self._depth()))
                 self._start(jobs)
-                self._count(-sum(job.pixels for job in jobs))
+                self._count(-_pixels(jobs))
         self._give_ahead()
 
     def _first(self, waiting: int) -> list[_Job]:
@@ -285,10 +285,9 @@ class Scheduler(Generic[Q, A]):
         while self._waiting and self._busy >= number and (depth := self._depth()) >= number:
             # As many wait once it begins as now, and those that its hand is at ask again.
             jobs = self._first(depth + len(self._working) // number)
-            if sum(job.pixels for job in jobs) > _MOST_PIXELS_TOGETHER:
+            if _pixels(jobs) > _MOST_PIXELS_TOGETHER:
                 return
-            asked = [(job.question, Turn(job.queued, 1)) for job in jobs]
-            works = self._hands.start_next(asked, partial(self._begin_next, jobs))
+            works = self._hands.start_next(_questions(jobs, 1), partial(self._begin_next, jobs))
             if works is None:
                 return
             self._ahead.append(self._take(jobs))
@@ -299,7 +298,7 @@ class Scheduler(Generic[Q, A]):
     def _begin_next(self, jobs: list[_Job]) -> None:
         self._leave_ahead(jobs)
         self._begin(jobs, 1)
-        self._count(-sum(job.pixels for job in jobs))
+        self._count(-_pixels(jobs))
 
     def _take_back(self, jobs: list[_Job]) -> None:
         """They wait here again, before all others."""
@@ -376,3 +375,11 @@ class Scheduler(Generic[Q, A]):
             job.future.set_exception(DeadlinePassed(_TOO_LATE))
         if job.work is not None and job.ahead is None:
             self._hands.give_up(job.work)
+
+
+def _questions(jobs: Sequence[_Job], cores: int) -> list[tuple[Any, Turn]]:
+    return [(job.question, Turn(job.queued, cores)) for job in jobs]
+
+
+def _pixels(jobs: Sequence[_Job]) -> int:
+    return sum(job.pixels for job in jobs)

@@ -37,6 +37,17 @@ class Server(RunningService):
         # Their own processes, which are forks of them, look as they do.
         return [child for child in psutil.Process(self.process.pid).children() if is_worker(child)]
 
+    def keep_asking(self, photo: bytes, kept_connections: int) -> list[int]:
+        """The statuses until the port is closed; a connection that breaks is an error."""
+        statuses = []
+        limits = httpx.Limits(max_keepalive_connections=kept_connections)
+        with httpx.Client(base_url=self.url, timeout=60, limits=limits) as client:
+            while True:
+                try:
+                    statuses.append(client.post("/predict", files={"image": photo}).status_code)
+                except httpx.ConnectError:
+                    return statuses
+
 
 StartServer = Callable[..., AbstractContextManager[Server]]
 

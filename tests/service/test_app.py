@@ -461,21 +461,9 @@ def test_a_worker_that_ends_is_replaced(ends: signal.Signals, small_server: Serv
 def test_stopping_loses_no_accepted_request(small_server: Server, photo: Path) -> None:
     """The last test of this server: it is gone afterwards."""
     data = photo.read_bytes()
-
-    def keep_asking(kept_connections: int) -> list[int]:
-        """Until the port is closed; a connection that breaks is an error."""
-        statuses = []
-        limits = httpx.Limits(max_keepalive_connections=kept_connections)
-        with httpx.Client(base_url=small_server.url, timeout=60, limits=limits) as client:
-            while True:
-                try:
-                    statuses.append(client.post("/predict", files={"image": data}).status_code)
-                except httpx.ConnectError:
-                    return statuses
-
     replaced = small_server.output.read_text().count("another takes its place")
     with ThreadPoolExecutor(8) as clients:
-        asking = [clients.submit(keep_asking, number % 2) for number in range(8)]
+        asking = [clients.submit(small_server.keep_asking, data, number % 2) for number in range(8)]
         time.sleep(1)
         os.kill(small_server.process.pid, signal.SIGTERM)
         wait_for_draining(small_server)

@@ -1,3 +1,4 @@
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -6,9 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
+from service.running import family
 from tests.service.conftest import Server, StartServer
 
 
@@ -24,27 +25,17 @@ def hang_ups(handler: signal.Handlers) -> Iterator[None]:
 
 def tell_all(server: Server, told: signal.Signals) -> None:
     """As a terminal does."""
-    parent = psutil.Process(server.process.pid)
-    for process in [parent, *parent.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(told)
+    for pid in family(server.process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, told)
 
 
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGHUP])
 def test_what_a_terminal_says_ends_it_in_order(told: signal.Signals, start_server: StartServer, photo: Path) -> None:
     """Ctrl+C, and that it is closed."""
     data = photo.read_bytes()
-
-    def keep_asking(server: Server) -> list[int]:
-        """Until the port is closed; a connection that breaks is an error."""
-        statuses = []
-        with httpx.Client(base_url=server.url, timeout=60) as client, suppress(httpx.ConnectError):
-            while True:
-                statuses.append(client.post("/predict", files={"image": data}).status_code)
-        return statuses
-
     with hang_ups(signal.SIG_DFL), start_server(threads=2) as server, ThreadPoolExecutor(4) as clients:
-        asking = [clients.submit(keep_asking, server) for _ in range(4)]
+        asking = [clients.submit(server.keep_asking, data, 1) for _ in range(4)]
         time.sleep(1)
         tell_all(server, told)
         statuses = {status for one in asking for status in one.result()}
@@ -55,9 +46,9 @@ def test_what_a_terminal_says_ends_it_in_order(told: signal.Signals, start_serve
 
 def test_under_nohup_a_terminal_that_closes_is_nothing_to_it(start_server: StartServer, photo: Path) -> None:
     with hang_ups(signal.SIG_IGN), start_server() as server:
-        before = psutil.Process(server.process.pid).children(recursive=True)
+        before = family(server.process.pid)
         tell_all(server, signal.SIGHUP)
         time.sleep(1)
         response = httpx.post(f"{server.url}/predict", files={"image": photo.read_bytes()}, timeout=60)
         assert response.status_code == 200
-        assert psutil.Process(server.process.pid).children(recursive=True) == before
+        assert family(server.process.pid) == before
